@@ -1,0 +1,61 @@
+# Everything a developer needs; `make help` lists it. Needs Python 3.11 or 3.12, make and git.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell $(p) -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' >/dev/null 2>&1 && echo ok),$(p))))
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+SOURCES := client crds engine protos worker tests benchmarks examples scripts
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock"
+
+##@ Use
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/installed ## Create the environment in .venv from the hashed lock
+
+demo: setup ## Prepare two real models, serve them, send a text pair and a picture, stop again
+	@$(RUN) examples/demo.py
+
+serve: setup ## Prepare (once) and serve examples/quickstart.yaml until interrupted
+	@$(BIN)/deepseek serve -f examples/quickstart.yaml
+
+##@ Develop
+test: setup ## All tests that need no root and no cluster
+	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: setup ## Formatting, lint, types, import contracts, generated files, house rules
+	@$(RUN) scripts/check.py
+
+format: setup ## Format and fix what can be fixed
+	@$(BIN)/ruff format $(wildcard $(SOURCES)) && $(BIN)/ruff check --fix $(wildcard $(SOURCES))
+
+bench: setup ## Side-by-side CPU benchmarks; writes benchmarks/results and docs/performance.md
+	@$(RUN) -m benchmarks.run
+
+##@ Generate
+crds: setup ## The CRD and its reference page from the types
+	@$(RUN) -m deepseek_api.crdgen && $(RUN) -m deepseek_api.docgen
+
+protos: setup ## The protocol stubs from the .proto files
+	@$(RUN) -m deepseek_protos.generate
+
+lock: setup ## The hashed requirement files from pyproject.toml
+	@$(LOCK) --extra cpu -o requirements/cpu.txt
+	@$(LOCK) --extra dev -o requirements/dev.txt
+	@echo 'uv' | $(BIN)/uv pip compile - --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" -o requirements/bootstrap.txt
+
+clean: ## Remove the environment and what builds and tests leave behind
+	@rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "Prepared bundles stay in the user cache; 'deepseek cache clear' removes them."
+
+$(VENV)/installed: requirements/dev.txt requirements/bootstrap.txt pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
+
+.PHONY: help setup demo serve test check format bench crds protos lock clean

@@ -1,0 +1,79 @@
+"""What each bench measures and how, in words: the texts of the performance page.
+
+Importing this must stay cheap: the page is checked with every ``make check``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BENCHES", "About"]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """The text of one bench."""
+
+    title: str
+    method: str
+    """How it is measured: paragraphs of Markdown."""
+
+
+BENCHES: dict[str, About] = {
+    "encoder_cpu": About(
+        "Encoder on a processor: BERT-base, batch 1, 128 tokens",
+        """\
+A BERT of base size (12 layers, 768 wide) with random weights of seed 0, prepared by this project.
+Every subject gets the same token ids and the same number of threads, and a check refuses subjects
+whose answer is not that of the fp32 graph.
+
+- *As served* is the engine inside the measured process: checks, queue, batching, pooling, norm.
+  *Back end alone* leaves all that out. Both run with `session.force_spinning_stop`.
+- *ONNX Runtime fp32* is a plain session of the exported graph; *ONNX Runtime int8* is the same
+  graph after `quantize_dynamic` (int8, per channel, `reduce_range` on processors without VNNI).
+  Both keep the library's default options but for the number of threads, so their threads may spin
+  between calls.
+- *torch eager fp32* is the class of transformers with its default attention.
+
+Every subject is a process of its own and is stopped (SIGSTOP) while another one has its turn, so
+that no pool of threads spins beside the one that is measured.""",
+    ),
+    "grpc_overhead": About(
+        "Through gRPC: front end, engine process and queue",
+        """\
+A real worker (front end and engine process) and a client in a third process, all on the same
+processor. 16 callers share one connection, each sending its next request when the last is
+answered. BERT-base gets the token ids of the bench above; its peer is ONNX Runtime int8 called
+directly in a loop, alternating with it. MiniLM gets one sentence as text, EfficientNet one JPEG,
+and the identity model 16 numbers, so that its figures are pure overhead. The front end's processor
+time is user and system time of its process from `/proc`, divided by the requests.""",
+    ),
+    "ipc": About(
+        "The border between front end and engine process",
+        """\
+Round trips of an identity model, payload in the request and in the answer: through the unix socket
+to a real engine process, and to the same engine inside the calling process. The *process border
+alone* is the difference of the two, round by round; its peer is a bare echo over the same two
+libraries (pyzmq and msgspec, one header, one payload frame) without checks and bookkeeping.""",
+    ),
+    "footprint": About(
+        "Memory and start: the quickstart pipeline",
+        """\
+`deepseek serve -f examples/quickstart.yaml` with both real models in the cache. The start counts
+from the start of the process until `/readyz` says yes, which needs an inference of every model
+through the server's own socket. Resident memory is read after 16 callers have sent requests to
+both models (batches of eight long texts, and a picture); pages that the two processes share count
+for each.""",
+    ),
+    "real_models": About(
+        "Real models: MiniLM and EfficientNet",
+        """\
+Speed: sentences of realistic lengths as texts, one by one and in batches of eight, and pictures as
+pixels, through the engine (*as served*, without gRPC); the peer is a plain ONNX Runtime session of
+the exported fp32 graph with default options and the same tokenizer, its batches padded to the
+longest sentence. Agreement is computed anew, on sentences and crops of photographs that preparing
+never saw; what the bundle's manifest states is shown beside it. Top-1 agreement counts crops of
+which fp32 is at least 50 % sure.""",
+    ),
+}
+"""Every bench, in the order of the page; the key is its module and its results file."""

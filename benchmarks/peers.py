@@ -1,0 +1,16 @@
+"""Names of what the figures are compared with, as tables show them."""
+
+from __future__ import annotations
+
+ORT_FP32 = "ONNX Runtime fp32"
+"""A plain session of the exported fp32 graph, default options."""
+ORT_INT8 = "ONNX Runtime int8"
+"""A plain session of the same graph after ``quantize_dynamic``, default options."""
+SPINNING = {"session.force_spinning_stop": "on for ours, off for ONNX Runtime alone"}
+"""The one session option in which ours and the plain sessions differ on purpose."""
+TORCH_FP32 = "torch eager fp32"
+"""The transformers class of the model, ``inference_mode``."""
+ENGINE = "engine in the caller's process"
+"""The same engine without a process boundary."""
+ZMQ_ECHO = "bare pyzmq + msgspec echo"
+"""A process that sends every message back."""

@@ -1,0 +1,335 @@
+"""An engine inside the caller's process: models without a server.
+
+Why it exists: scripts and notebooks want a list of answers for a list of inputs. This is the SDK's
+only importer of the engine. The engine lives in one event loop, which runs in a thread of its own,
+so that the methods here are plain calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from deepseek_api.catalog import builtin_catalog
+from deepseek_api.errors import (
+    BundleError,
+    ConfigurationError,
+    DeepseekError,
+    DeviceError,
+    ErrorCode,
+    PrecisionError,
+)
+from deepseek_engine.batching import dynamic_batching
+from deepseek_engine.engine import Engine
+from deepseek_engine.messages import (
+    EngineConfig,
+    InferenceRequest,
+    InferenceResponse,
+    ModelConfig,
+    ModelInfo,
+    ModelState,
+    Tensor,
+)
+
+from deepseek._calls import (
+    EMBEDDING_OUTPUT,
+    IMAGE_INPUT,
+    LABEL_OUTPUT,
+    SCORE_OUTPUT,
+    TEXT_INPUT,
+    batches,
+    image_bytes,
+)
+from deepseek._here import require_device
+from deepseek._locate import OnEvent, ensure_bundle, ignore, wanted_model
+from deepseek._resolve import check_available
+from deepseek._tensors import Array, decode, encode
+from deepseek._wire import Inputs, Parameter, Result
+
+T = TypeVar("T")
+Input = str | bytes | Path | Mapping[str, Array]
+"""One sample: a text, an encoded picture, the path of a picture, or arrays by input name."""
+
+# A library stays silent unless its user wants logs; failures are raised.
+logging.getLogger("deepseek_engine").addHandler(logging.NullHandler())
+
+NAME = "model"
+_QUEUE_ROWS = 1 << 20  # Nobody else shares this engine, so there is nobody to refuse.
+_ERRORS: dict[str, type[DeepseekError]] = {
+    "PrecisionUnavailable": PrecisionError,
+    "InstructionSetUnavailable": PrecisionError,
+    "DeviceUnavailable": DeviceError,
+    "UnknownDevice": DeviceError,
+    "InsufficientMemory": DeviceError,
+}
+
+
+class InferenceEngine:
+    """Runs one model in this process.
+
+        with InferenceEngine("minilm") as engine:
+            vectors = engine.batch_infer(["a cat", "a kitten"])
+
+    Args:
+        model_path: a bundle folder; weights (``.safetensors``, ``.bin``, ``.pt``, ``.pth``) beside
+            their ``config.json``; a source such as ``pip://PACKAGE``; or a name of the catalog.
+            Weights are converted once, in a process of their own, and kept in the user's cache.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp32``, ``int8``, ``mixed``, ...
+        architecture: what bare weights belong to: ``LIBRARY/NAME`` or a name of the catalog.
+        task: what the model does, if nothing else says it.
+        max_batch_size: the most samples that are computed together.
+        threads: threads of one inference; 0 means what this process may use.
+        on_event: told of every step while weights are converted.
+
+    Raises:
+        DeepseekError: the device, the format or the precision is not available; the message says
+            what to do instead.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        architecture: str | None = None,
+        task: str | None = None,
+        max_batch_size: int = 32,
+        threads: int = 0,
+        on_event: OnEvent = ignore,
+    ) -> None:
+        catalog = builtin_catalog()
+        entry = catalog.find(str(model_path))
+        if entry is not None and not Path(model_path).exists():
+            check_available(entry)  # No device helps a model that nothing can run yet.
+        require_device(device)
+        if max_batch_size < 1:
+            raise ConfigurationError(f"max_batch_size is {max_batch_size}; it must be at least 1.")
+        wanted = wanted_model(
+            model_path,
+            catalog=catalog,
+            precision=precision,
+            architecture=architecture,
+            task=task,
+        )
+        bundle = ensure_bundle(wanted, on_event=on_event)
+        config = ModelConfig(
+            name=NAME,
+            bundle=os.fspath(bundle.path),
+            digest=wanted.digest,
+            precision=precision,
+            device=device,
+            max_batch_size=max_batch_size,
+            max_queue_size=_QUEUE_ROWS,
+        )
+        self._max_rows = max_batch_size
+        self._loop = _LoopThread()
+        try:
+            self._engine = self._loop.call(_start(EngineConfig(models=(config,), threads=threads)))
+        except BaseException:
+            self._loop.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model; calling it again does nothing."""
+        if self._loop.running:
+            self._loop.call(self._engine.close())
+            self._loop.stop()
+
+    @property
+    def info(self) -> ModelInfo:
+        """Task, chosen variant and precision, inputs and outputs of the model."""
+        return self._engine.models()[NAME]
+
+    def infer(
+        self,
+        inputs: Inputs,
+        *,
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> Result:
+        """Run one request with inputs by name; dimension 0 of every array is the batch."""
+        return self._call(self._infer(inputs, tuple(outputs), parameters or {}))
+
+    def batch_infer(self, inputs: Sequence[Input], batch_size: int = 64) -> list[Any]:
+        """Answers to a list of samples, in the order of the list.
+
+        Args:
+            inputs: texts; encoded pictures or paths of pictures; or arrays by input name, with or
+                without a leading batch dimension. All samples are of one kind.
+            batch_size: samples handed to the engine at a time. The engine computes at most
+                ``max_batch_size`` of them together.
+
+        Returns:
+            For each sample: a vector ``[dimensions]`` for a text; a list of ``(label, score)`` for
+            a picture; outputs by name for arrays.
+
+        Raises:
+            DeepseekError: a sample is not what the model takes; nothing is returned then.
+        """
+        if batch_size < 1:
+            raise ConfigurationError(f"batch_size is {batch_size}; it must be at least 1.")
+        answers: list[Any] = []
+        for batch in dynamic_batching(inputs, max_batch_size=batch_size):
+            answers += self._call(self._batch(batch))
+        return answers
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if not self._loop.running:
+            coroutine.close()
+            raise ConfigurationError("The engine is closed.", hint="Make a new InferenceEngine.")
+        return self._loop.call(coroutine)
+
+    async def _batch(self, samples: list[Input]) -> list[Any]:
+        if all(isinstance(sample, Mapping) for sample in samples):
+            calls = [self._arrays(sample) for sample in samples]  # type: ignore[arg-type]
+            return list(await _together(calls))
+        takes = self.info.inputs[0].name if self.info.inputs else ""
+        if takes == TEXT_INPUT:
+            values: list[Any] = [_text(sample) for sample in samples]
+        elif takes == IMAGE_INPUT:
+            values = [image_bytes(sample) for sample in samples]  # type: ignore[arg-type]
+        else:
+            raise _wrong_sample(f"arrays by name ({', '.join(s.name for s in self.info.inputs)})")
+        rows = [self._infer({takes: part}, (), {}) for part in batches(values, self._max_rows)]
+        return [answer for result in await _together(rows) for answer in _rows_of(result)]
+
+    async def _arrays(self, sample: Mapping[str, Array]) -> dict[str, Array]:
+        arrays = {name: np.asarray(value) for name, value in sample.items()}
+        ranks = {spec.name: len(spec.shape) for spec in self._all_inputs()}
+        single = all(array.ndim == ranks.get(name, 0) - 1 for name, array in arrays.items())
+        given = {name: array[None] for name, array in arrays.items()} if single else arrays
+        result = await self._infer(given, (), {})
+        return {name: array[0] if single else array for name, array in result.outputs.items()}
+
+    def _all_inputs(self) -> list[Any]:
+        info = self.info
+        # The inputs that metadata shows win over alternatives of the same name.
+        return [spec for group in (*info.alternative_inputs, info.inputs) for spec in group]
+
+    async def _infer(
+        self, inputs: Inputs, outputs: tuple[str, ...], parameters: Mapping[str, Parameter]
+    ) -> Result:
+        tensors = tuple(Tensor(name, *encode(name, value)) for name, value in inputs.items())
+        request = InferenceRequest(
+            model=NAME, inputs=tensors, outputs=outputs, parameters=parameters
+        )
+        return _result(await self._engine.infer(request))
+
+
+async def _start(config: EngineConfig) -> Engine:
+    engine = Engine(config)
+    engine.start()
+    await engine.load()
+    info = engine.models()[NAME]
+    if info.state is ModelState.FAILED:
+        await engine.close()
+        kind = _ERRORS.get(info.reason, BundleError)
+        raise kind(info.message, code=ErrorCode.FAILED_PRECONDITION, reason=info.reason)
+    return engine
+
+
+async def _together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run calls side by side; the first failure withdraws the others."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def _result(response: InferenceResponse) -> Result:
+    outputs = {t.name: decode(t.datatype, t.shape, memoryview(t.data)) for t in response.outputs}
+    timing = response.timing
+    parameters: dict[str, Parameter] = {
+        "variant": response.variant,
+        "precision": response.precision,
+        "queue_ms": timing.queue_ms,
+        "compute_ms": timing.compute_ms,
+        "batch_rows": timing.batch_rows,
+    }
+    if response.random_weights:
+        parameters["random_weights"] = True
+    return Result(outputs, parameters, NAME)
+
+
+def _rows_of(result: Result) -> list[Any]:
+    if EMBEDDING_OUTPUT in result.outputs:
+        return list(result.outputs[EMBEDDING_OUTPUT])
+    if LABEL_OUTPUT in result.outputs:
+        rows = zip(result.outputs[LABEL_OUTPUT], result.outputs[SCORE_OUTPUT], strict=True)
+        return [
+            [
+                (name.decode(errors="replace"), float(score))
+                for name, score in zip(*row, strict=True)
+            ]
+            for row in rows
+        ]
+    count = len(next(iter(result.outputs.values())))
+    return [{name: array[row] for name, array in result.outputs.items()} for row in range(count)]
+
+
+def _text(sample: Any) -> str:
+    if isinstance(sample, str):
+        return sample
+    raise _wrong_sample("texts")
+
+
+def _wrong_sample(expected: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The model takes {expected}, and one of the samples is something else.",
+        hint="All samples of a list must be of the kind that the model takes.",
+        reason="InvalidInput",
+    )
+
+
+class _LoopThread:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="deepseek-engine", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # An interrupt reaches this thread, not the loop.
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,76 @@
+"""``deepseek prepare``: weights into a bundle, and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from deepseek.cli._app import app
+from deepseek.cli._catalog import CatalogOption, read_catalog
+from deepseek.cli.serve import Weights
+
+if TYPE_CHECKING:
+    from deepseek._resolve import Wanted
+
+
+@app.command(epilog="Example: deepseek prepare minilm --precision int8 --output bundles/minilm")
+def prepare(
+    model: Annotated[str, typer.Argument(help="Catalog name, source URI or path of weights.")],
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="Precision to build; may be repeated. Default: auto, which builds all."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write; default: the cache.", metavar="DIR"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the bundle.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="LIBRARY/NAME or a catalog name, for bare weights.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="What the model does.")] = None,
+    weights: Annotated[Weights, typer.Option(help="Random weights need no source.")] = Weights.REAL,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.", min=0)] = 0,
+    catalog: CatalogOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Convert, quantize and measure a model, and report every variant.
+
+    Serving does this by itself; do it beforehand to see the report or to copy the bundle.
+    """
+    from deepseek._locate import ensure_bundle, wanted_model
+    from deepseek.cli._progress import preparing
+    from deepseek.cli._report import show_report
+
+    precisions = precision or ["auto"]
+    wanted = wanted_model(
+        model,
+        catalog=read_catalog(catalog),
+        precision=precisions[0],
+        architecture=architecture,
+        task=task,
+        random_weights=weights is Weights.RANDOM,
+        seed=seed,
+    )
+    wanted = _refined(wanted, name, precisions)
+    title = wanted.request.name if wanted.request else model
+    with preparing(title) as on_event:
+        bundle = ensure_bundle(wanted, output=output, on_event=on_event)
+    show_report(bundle, as_json=as_json)
+
+
+def _refined(wanted: Wanted, name: str | None, precisions: list[str]) -> Wanted:
+    """The request with the user's name and all of his precisions."""
+    from deepseek._resolve import Wanted, check_precision
+
+    if wanted.request is None:
+        return wanted
+    for precision in precisions:
+        check_precision(wanted.request.name, precision)
+    request = msgspec.structs.replace(
+        wanted.request, name=name or wanted.request.name, precisions=tuple(precisions)
+    )
+    return Wanted(request=request, digest=wanted.digest)

@@ -1,0 +1,238 @@
+"""What a front end and an engine say to each other.
+
+These types are the whole contract between the process that speaks gRPC and the process that owns
+the device, and between the SDK and an engine inside its own process. They hold no NumPy and no
+runtime objects, so that a front end stays small; tensors travel as raw little-endian bytes in the
+layout of the Open Inference Protocol.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+Buffer = bytes | bytearray | memoryview
+
+DATATYPE_BYTES: dict[str, int] = {
+    "BOOL": 1,
+    "UINT8": 1,
+    "UINT16": 2,
+    "UINT32": 4,
+    "UINT64": 8,
+    "INT8": 1,
+    "INT16": 2,
+    "INT32": 4,
+    "INT64": 8,
+    "FP16": 2,
+    "BF16": 2,
+    "FP32": 4,
+    "FP64": 8,
+}
+"""Bytes per element of every fixed-size datatype; ``BYTES`` is the one datatype not listed."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
+    """Name, datatype and shape of a tensor; -1 marks a dimension that varies.
+
+    Dimension 0 is the batch.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a request or a response.
+
+    ``data`` is contiguous, row-major and little-endian. For ``BYTES`` every element is a 4-byte
+    little-endian length followed by that many bytes, as in ``raw_input_contents``.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """A checked request for one model."""
+
+    model: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...] = ()
+    """Names of the outputs wanted; empty means the task's default outputs."""
+    id: str = ""
+    deadline: float | None = None
+    """Seconds on the machine's monotonic clock (`time.monotonic`); ``None`` means no limit."""
+    priority: int = 0
+    """1 is served first, 2 next; 0 is the default and ranks behind every explicit priority."""
+    parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+
+
+class Timing(msgspec.Struct, frozen=True, array_like=True):
+    """Where a request spent its time, in milliseconds, and in how large a batch it ran."""
+
+    preprocess_ms: float
+    queue_ms: float
+    compute_ms: float
+    postprocess_ms: float
+    batch_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """The answer to one request."""
+
+    outputs: tuple[Tensor, ...]
+    variant: str
+    """Identifier of the bundle variant that answered."""
+    precision: str
+    random_weights: bool
+    timing: Timing
+
+
+class ModelState(enum.StrEnum):
+    """Life of a model inside an engine."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+class WireTensor(msgspec.Struct, frozen=True, array_like=True):
+    """A small tensor that travels inside a message header (probes only)."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What an engine knows of one model; the source of ModelMetadata and of status."""
+
+    name: str
+    state: ModelState
+    reason: str = ""
+    """Stable CamelCase reason when the state is FAILED."""
+    message: str = ""
+    """A sentence for a person when the state is FAILED; it never holds a path."""
+    task: str = ""
+    model_type: str = ""
+    backend: str = ""
+    precision: str = ""
+    variant: str = ""
+    digest: str = ""
+    random_weights: bool = False
+    max_batch_size: int = 0
+    weight: float = 1.0
+    memory_bytes: int = 0
+    inputs: tuple[TensorSpec, ...] = ()
+    """The inputs that metadata shows, for example one ``text``."""
+    alternative_inputs: tuple[tuple[TensorSpec, ...], ...] = ()
+    """Other complete sets of inputs that are accepted instead, for example raw token ids."""
+    outputs: tuple[TensorSpec, ...] = ()
+    """Every output that may be requested."""
+    default_outputs: tuple[str, ...] = ()
+    probe: tuple[WireTensor, ...] = ()
+    """A small valid request: readiness is proven by an answer to it."""
+    progress: float = 0.0
+    """Part of the loading that is done, 0 to 1; meaningful while the state is LOADING."""
+    stage: str = ""
+    """What loading is busy with: waiting, verifying, opening or warming."""
+
+
+class ModelStats(msgspec.Struct):
+    """Counters of one model since its engine process started; they only grow, gauges aside."""
+
+    waiting: int = 0
+    """Requests that were admitted and have no part in a batch yet (gauge)."""
+    running: int = 0
+    """Rows of the batch that runs (gauge)."""
+    device_seconds: float = 0.0
+    requests: int = 0
+    rows: int = 0
+    batches: int = 0
+    releases: dict[str, int] = msgspec.field(default_factory=dict)
+    """Batches by the reason for which they were released: full, slack, idle."""
+    batch_rows: dict[int, int] = msgspec.field(default_factory=dict)
+    """Batches by their number of rows."""
+
+
+class Heartbeat(msgspec.Struct):
+    """Sent by the engine twice a second while its event loop lives."""
+
+    sent_at: float
+    """Monotonic seconds at which the loop sent it."""
+    device_busy_since: float | None
+    """Monotonic seconds at which the running batch started; ``None`` when idle."""
+    models: dict[str, ModelInfo]
+    stats: dict[str, ModelStats]
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One model to serve."""
+
+    name: str
+    bundle: str
+    """Folder of the prepared bundle."""
+    digest: str = ""
+    """Expected bundle digest (``sha256:...``); empty accepts what the folder holds."""
+    precision: str = "auto"
+    model_type: str = ""
+    weight: float = 1.0
+    """Share of device time, relative to the other models."""
+    device: str = "cpu"
+    max_batch_size: int = 32
+    max_queue_size: int = 256
+    """Rows that may wait; one more is refused with UNAVAILABLE. A request that would wait alone is
+    taken whatever its rows."""
+    latency_target_ms: float | None = None
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an engine process needs to start."""
+
+    models: tuple[ModelConfig, ...]
+    socket: str = ""
+    """Path of the unix socket to bind; unused by an engine inside the caller's process."""
+    threads: int = 0
+    """Threads of one inference; 0 means what the process may use (affinity and CPU quota)."""
+    instruction_set: str = ""
+    """Overrides the detected instruction set; empty detects it."""
+    memory_limit_bytes: int = 0
+    """Refuse models whose estimated memory passes this; 0 means what the machine has free."""
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class EngineClient(Protocol):
+    """How a front end or the SDK reaches an engine, in this process or in another."""
+
+    async def infer(self, request: InferenceRequest) -> InferenceResponse:
+        """Run one request.
+
+        Cancelling the awaiting task withdraws the request if it has not started.
+
+        Raises:
+            DeepseekError: with the code and the sentence that the caller should see.
+        """
+        ...
+
+    def models(self) -> Mapping[str, ModelInfo]:
+        """Models by name, as last reported by the engine."""
+        ...
+
+    def stats(self) -> Mapping[str, ModelStats]:
+        """Counters by model name, as last reported by the engine."""
+        ...
+
+    async def close(self) -> None:
+        """Release the connection or the engine; waiting requests fail with UNAVAILABLE."""
+        ...

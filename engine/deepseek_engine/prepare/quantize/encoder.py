@@ -1,0 +1,168 @@
+"""Int8 for encoders: weights per output channel, activations per token while the model runs.
+
+ONNX Runtime's dynamic quantization has one activation scale for a whole batch: one loud token
+coarsens every sentence, and an answer depends on the sentences that it shares a batch with. Here
+every token (row) is divided by its own largest magnitude and rounded with a fixed scale; the
+product is multiplied back. Answers do not depend on the batch, and agree better with fp32.
+
+GELU is never below -0.17, so the values after it are shifted by that much and use the whole
+unsigned range; the shift's constant contribution goes into the bias.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Set
+
+import numpy as np
+import onnx
+
+from deepseek_engine.prepare.quantize.graph import GraphRewriter
+from deepseek_engine.prepare.quantize.ranges import (
+    WeightRange,
+    round_channels,
+    round_columns_in_pairs,
+)
+
+GELU_FLOOR = 0.17
+"""GELU's minimum is -0.16997."""
+TINY = 1e-6
+"""Added to a row's largest magnitude, so that a row of zeros divides by something."""
+
+
+class Part(enum.Enum):
+    """What the weights of an encoder do."""
+
+    EMBEDDING = "embedding tables"
+    VALUE = "value projections of attention"
+    ATTENTION = "query, key and output projections of attention"
+    FEED_FORWARD = "feed-forward layers"
+
+
+ALL_PARTS = frozenset(Part)
+
+
+def quantize_encoder(
+    model: onnx.ModelProto, parts: Set[Part], *, weight_range: WeightRange
+) -> onnx.ModelProto:
+    """Return a graph in which the named parts are int8 and the rest is fp32.
+
+    Args:
+        model: fp32.
+        parts: what becomes int8.
+        weight_range: what the target's instructions allow.
+    """
+    graph = GraphRewriter(model)
+    for node in graph.original:
+        if graph.is_weight_product(node) and part_of(graph, node) in parts:
+            _int8_product(graph, node, weight_range)
+        elif graph.is_embedding(node) and Part.EMBEDDING in parts:
+            _int8_embedding(graph, node)
+        else:
+            graph.keep(node)
+    return graph.finish()
+
+
+def part_of(graph: GraphRewriter, product: onnx.NodeProto) -> Part:
+    """The part that a product of activations and weights belongs to."""
+    depth, columns = graph.array(product.input[1]).shape
+    if depth != columns:
+        return Part.FEED_FORWARD
+    return Part.VALUE if _feeds_attention_values(graph, product) else Part.ATTENTION
+
+
+def _feeds_attention_values(graph: GraphRewriter, product: onnx.NodeProto) -> bool:
+    """Whether a result reaches, only added to and rearranged, the right side of ``P @ V``."""
+    name = product.output[0]
+    for _ in range(6):
+        readers = graph.readers(name)
+        if len(readers) != 1:
+            return False
+        if readers[0].op_type == "MatMul":
+            left = graph.producer(readers[0].input[0])
+            return left is not None and left.op_type == "Softmax" and name == readers[0].input[1]
+        if readers[0].op_type not in {"Add", "Reshape", "Transpose"}:
+            return False
+        name = readers[0].output[0]
+    return False
+
+
+def _int8_product(graph: GraphRewriter, node: onnx.NodeProto, weight_range: WeightRange) -> None:
+    """``y = peak * (quantize(x / peak) @ W) + bias`` with ``peak`` per row."""
+    source, name = node.input[0], node.input[1]
+    weights = graph.array(name)
+    if weight_range is WeightRange.FULL:
+        values, scales = round_channels(weights, axis=1)
+    else:
+        values, scales = round_columns_in_pairs(weights)
+    after_gelu = _is_gelu(graph, source)
+    rows, peak, scale, zero = _quantized_rows(graph, source, after_gelu=after_gelu)
+    result, bias = graph.take_bias(node)
+    product = graph.emit_microsoft(
+        "MatMulIntegerToFloat",
+        [
+            rows,
+            graph.constant(f"{name}_int8", values),
+            scale,
+            graph.constant(f"{name}_scale", scales.reshape(-1)),
+            zero,
+            graph.constant("weights_zero", np.zeros((), np.int8)),
+        ],
+        [f"{node.output[0]}_unit"],
+    )
+    if after_gelu:
+        shift = -GELU_FLOOR * (values.astype(np.float32) * scales).sum(axis=0)
+        bias = shift if bias is None else bias + shift
+    if bias is None:
+        graph.emit("Mul", [product, peak], [result])
+        return
+    scaled = graph.emit("Mul", [product, peak], [f"{node.output[0]}_scaled"])
+    total = graph.constant(f"{name}_bias", np.asarray(bias, np.float32))
+    graph.emit("Add", [scaled, total], [result])
+
+
+def _quantized_rows(
+    graph: GraphRewriter, source: str, *, after_gelu: bool
+) -> tuple[str, str, str, str]:
+    """Names of the rounded rows, their peaks, and the fixed scale and zero point."""
+    rows, peak = f"{source}_uint8", f"{source}_peak"
+    if after_gelu:
+        scale = graph.constant("unsigned_scale", np.float32(1 / 255))
+        zero = graph.constant("unsigned_zero", np.uint8(0))
+    else:
+        scale = graph.constant("signed_scale", np.float32(1 / 127))
+        zero = graph.constant("signed_zero", np.uint8(128))
+    if graph.has_emitted(rows):  # query, key and value read the same rows
+        return rows, peak, scale, zero
+    axis = graph.constant("last_axis", np.array([-1], np.int64))
+    if after_gelu:
+        floor = graph.constant("gelu_floor", np.float32(GELU_FLOOR))
+        source = graph.emit("Add", [source, floor], [f"{source}_shifted"])
+        magnitude = source
+    else:
+        magnitude = graph.emit("Abs", [source], [f"{source}_magnitude"])
+    largest = graph.emit("ReduceMax", [magnitude, axis], [f"{peak}_raw"], keepdims=1)
+    graph.emit("Add", [largest, graph.constant("tiny", np.float32(TINY))], [peak])
+    unit = graph.emit("Div", [source, peak], [f"{rows}_unit"])
+    graph.emit("QuantizeLinear", [unit, scale, zero], [rows])
+    return rows, peak, scale, zero
+
+
+def _is_gelu(graph: GraphRewriter, name: str) -> bool:
+    node = graph.producer(name)
+    return node is not None and node.op_type == "Gelu"
+
+
+def _int8_embedding(graph: GraphRewriter, node: onnx.NodeProto) -> None:
+    """Gather rows of int8 and their scales: only what is read is turned back into FP32."""
+    name, ids = node.input[0], node.input[1]
+    values, scales = round_channels(graph.array(name), axis=0)
+    out = node.output[0]
+    rows = graph.emit(
+        "Gather", [graph.constant(f"{name}_int8", values), ids], [f"{out}_int8"], axis=0
+    )
+    scale = graph.emit(
+        "Gather", [graph.constant(f"{name}_scale", scales), ids], [f"{out}_scale"], axis=0
+    )
+    floats = graph.emit("Cast", [rows], [f"{out}_float"], to=onnx.TensorProto.FLOAT)
+    graph.emit("Mul", [floats, scale], [out])

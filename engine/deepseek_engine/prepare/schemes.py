@@ -1,0 +1,140 @@
+"""Which variants are made of a model, and how each is made from the fp32 graph.
+
+A scheme is a way to quantize; a variant is a scheme for one group of instruction sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+from deepseek_api.errors import PrecisionError
+from deepseek_api.vocabulary import InstructionSet, Precision
+
+from deepseek_engine.prepare.architectures import LoadedModel
+from deepseek_engine.prepare.architectures.base import Family
+from deepseek_engine.prepare.quantize.convolution import quantize_convolutions
+from deepseek_engine.prepare.quantize.encoder import ALL_PARTS, Part, quantize_encoder
+from deepseek_engine.prepare.quantize.ranges import WeightRange
+from deepseek_engine.prepare.samples import calibration_pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Instruction sets that multiply int8 in the same way."""
+
+    suffix: str
+    made_for: InstructionSet
+    """The instruction set that names the group in a variant."""
+    members: tuple[InstructionSet, ...]
+    weight_range: WeightRange
+
+
+# Without VNNI 16-bit sums saturate; ARM's and VNNI's kernels add in 32 bits.
+TARGETS = (
+    Target(
+        "avx2",
+        InstructionSet.AVX2,
+        (InstructionSet.AVX2, InstructionSet.AVX512, InstructionSet.ANY),
+        WeightRange.PAIRED,
+    ),
+    Target(
+        "vnni",
+        InstructionSet.AVX512_VNNI,
+        (
+            InstructionSet.AVX_VNNI,
+            InstructionSet.AVX512_VNNI,
+            InstructionSet.AMX_INT8,
+            InstructionSet.NEON,
+            InstructionSet.NEON_DOTPROD,
+            InstructionSet.NEON_I8MM,
+        ),
+        WeightRange.FULL,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One way to quantize a family of models."""
+
+    name: str
+    precision: Precision
+    note: str
+    """What a person should know of it."""
+    quantize: Callable[[onnx.ModelProto, LoadedModel, Target, int], onnx.ModelProto]
+    """From fp32 graph, model, target and threads to the quantized graph."""
+
+
+def _encoder_scheme(name: str, precision: Precision, parts: frozenset[Part], note: str) -> Scheme:
+    return Scheme(
+        name,
+        precision,
+        note,
+        lambda graph, model, target, threads: quantize_encoder(
+            graph, parts, weight_range=target.weight_range
+        ),
+    )
+
+
+SCHEMES: dict[Family, tuple[Scheme, ...]] = {
+    "encoder": (
+        _encoder_scheme(
+            "int8",
+            Precision.INT8,
+            ALL_PARTS,
+            "Weights int8 per channel, activations int8 per token, embeddings int8 per row.",
+        ),
+        # The values are what attention averages: their rounding errors go straight into the
+        # answer, and texts of two or three tokens have nothing to average them out with.
+        _encoder_scheme(
+            "int8-guarded",
+            Precision.INT8,
+            ALL_PARTS - {Part.VALUE},
+            "Like int8, but the value projections of attention stay fp32.",
+        ),
+        _encoder_scheme(
+            "mixed",
+            Precision.MIXED,
+            frozenset({Part.FEED_FORWARD}),
+            "Feed-forward layers int8, attention and embeddings fp32.",
+        ),
+    ),
+    "vision": (
+        Scheme(
+            "int8",
+            Precision.INT8,
+            "Weights int8 per channel, activations int8 with ranges calibrated on photographs.",
+            lambda graph, model, target, threads: quantize_convolutions(
+                graph,
+                calibration_pictures(model.preprocessing),
+                weight_range=target.weight_range,
+                threads=threads,
+            ),
+        ),
+    ),
+}
+
+
+def wanted_schemes(family: Family, precisions: Sequence[str]) -> Iterator[Scheme]:
+    """Schemes for the precisions of a request; ``auto`` wants all, ``fp32`` none.
+
+    Raises:
+        PrecisionError: a precision cannot be made for this family on a CPU.
+    """
+    available = SCHEMES[family]
+    makeable = {Precision.AUTO, Precision.FP32, *(scheme.precision for scheme in available)}
+    for precision in precisions:
+        if precision not in makeable:
+            names = ", ".join(sorted(makeable))
+            raise PrecisionError(
+                f"The precision '{precision}' cannot be prepared for {_PLURALS[family]} on a CPU.",
+                hint=f"Precisions that can: {names}.",
+            )
+    for scheme in available:
+        if Precision.AUTO in precisions or scheme.name in precisions:
+            yield scheme
+
+
+_PLURALS: dict[Family, str] = {"encoder": "encoders", "vision": "convolutional networks"}
