@@ -8,7 +8,7 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell $(p) -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' >/dev/null 2>&1 && echo ok),$(p))))
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
-SOURCES := client crds engine protos worker tests benchmarks examples scripts
+SOURCES := client crds deploy engine operator protos worker tests benchmarks examples scripts
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
@@ -24,9 +24,19 @@ demo: setup ## Prepare two real models, serve them, send a text pair and a pictu
 serve: setup ## Prepare (once) and serve examples/quickstart.yaml until interrupted
 	@$(BIN)/deepseek serve -f examples/quickstart.yaml
 
+##@ Cluster
+images: setup ## Build the operator's and the CPU worker's images (NAMES=... for others)
+	@$(RUN) -m deploy.images build $(NAMES)
+
+push: images ## Send the images to a registry: make push REGISTRY=registry.example/team
+	@$(RUN) -m deploy.images push $(NAMES)
+
 ##@ Develop
 test: setup ## All tests that need no root and no cluster
-	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist loadfile --ignore tests/e2e $(ARGS)
+
+e2e: setup ## All tests that need a cluster: starts one, builds images, tests, stops it again
+	@VENV=$(VENV) bash scripts/e2e.sh $(ARGS)
 
 check: setup ## Formatting, lint, types, import contracts, generated files, house rules
 	@$(RUN) scripts/check.py
@@ -40,12 +50,16 @@ bench: setup ## Side-by-side CPU benchmarks; writes benchmarks/results and docs/
 ##@ Generate
 crds: setup ## The CRD and its reference page from the types
 	@$(RUN) -m deepseek_api.crdgen && $(RUN) -m deepseek_api.docgen
+	@cp crds/deepseek.ai_modelpipelines.yaml charts/deepseek-operator/files/modelpipelines.yaml
 
 protos: setup ## The protocol stubs from the .proto files
 	@$(RUN) -m deepseek_protos.generate
 
 lock: setup ## The hashed requirement files from pyproject.toml
 	@$(LOCK) --extra cpu -o requirements/cpu.txt
+	@$(BIN)/uv pip compile --group operator-image --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make lock" -o requirements/operator.txt
+	@$(LOCK) --extra prepare --extra quickstart -o requirements/cuda.txt
 	@$(LOCK) --extra dev -o requirements/dev.txt
 	@echo 'uv' | $(BIN)/uv pip compile - --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" -o requirements/bootstrap.txt
@@ -58,4 +72,4 @@ clean: ## Remove the environment and what builds and tests leave behind
 $(VENV)/installed: requirements/dev.txt requirements/bootstrap.txt pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
 
-.PHONY: help setup demo serve test check format bench crds protos lock clean
+.PHONY: help setup demo serve images push test e2e check format bench crds protos lock clean

@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
     "client",
     "crds",
+    "deploy",
     "engine",
+    "operator",
     "protos",
     "worker",
     "tests",

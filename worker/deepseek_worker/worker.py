@@ -21,6 +21,7 @@ from typing import Any
 from deepseek_engine.client import Heartbeat, RemoteEngine
 
 from deepseek_worker.config import WorkerConfig
+from deepseek_worker.container import TERMINATION_LOG_VARIABLE, report_end, termination_cause
 from deepseek_worker.drain import Drain
 from deepseek_worker.fleet import Fleet, ModelStatus
 from deepseek_worker.grpc_server import bind, build_server, dial_address
@@ -121,6 +122,7 @@ class Worker:
         )
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._useless = asyncio.Event()
         self._fleet.on_change(self._publish)
         self._http = self._build_http()
         self._server = self._build_grpc()
@@ -144,7 +146,8 @@ class Worker:
             supervising = asyncio.create_task(self._supervisor.run())
             probing = asyncio.create_task(prober.run())
             stopping = asyncio.create_task(self._stop.wait())
-            parts = {supervising, probing, stopping}
+            failing = asyncio.create_task(self._useless.wait())
+            parts = {supervising, probing, stopping, failing}
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             await self._shut_down()
             await _cancel(parts)
@@ -219,9 +222,18 @@ class Worker:
             logger.log(
                 logging.ERROR if status.message else logging.INFO, "a model settled", extra=facts
             )
+        self._end_if_useless(statuses)
         if self._on_ready is not None:
             report = self._report
             self._on_ready(WorkerReport(report.grpc_address, report.http_address, tuple(statuses)))
+
+    def _end_if_useless(self, statuses: list[ModelStatus]) -> None:
+        """End a container that can serve nothing, so that its cause is seen and it is retried."""
+        cause = termination_cause(statuses)
+        if cause is None or not os.environ.get(TERMINATION_LOG_VARIABLE):
+            return
+        report_end(reason=cause[0], message=cause[1])
+        self._useless.set()
 
     def _build_grpc(self) -> Any:
         config = self._config

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from deepseek_api.manifest import Agreement, Manifest, Speed, Variant, parse_manifest
 from deepseek_engine.prepare.api import PreparedBundle
 
+from deepseek._images import BundleImage
 from deepseek.cli._console import out, print_json, say, show, size, table, warn
 
 
-def show_report(bundle: PreparedBundle, *, as_json: bool) -> None:
+def show_report(
+    bundle: PreparedBundle, *, image: BundleImage | None = None, as_json: bool = False
+) -> None:
     """Print what a bundle holds: a table for people, or the manifest with its place."""
     manifest = parse_manifest((bundle.path / "manifest.json").read_bytes())
     if as_json:
@@ -21,6 +24,7 @@ def show_report(bundle: PreparedBundle, *, as_json: bool) -> None:
                 "cached": bundle.cached,
                 "manifest": manifest.to_wire(),
             }
+            | ({"image": image.reference, "source": image.source()} if image else {})
         )
         return
     say(f"{manifest.name} ({manifest.task}) from {manifest.source.uri}", style="bold")
@@ -36,6 +40,11 @@ def show_report(bundle: PreparedBundle, *, as_json: bool) -> None:
         out().print(warn("The weights are random: answers of this bundle mean nothing."))
     say(f"{'In' if bundle.cached else 'Written to'} {bundle.path}")
     say(f"Digest {bundle.digest}")
+    if image is not None:
+        say(f"Image {image.reference}, held by {image.program}. In a pipeline:")
+        say("    source:")
+        for key, value in image.source().items():
+            say(f"      {key}: {value}")
 
 
 def _notes(variants: Iterable[Variant]) -> dict[str, list[str]]:

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from deepseek_api.errors import ConfigurationError
 
 from deepseek.cli._app import app
 from deepseek.cli._catalog import CatalogOption, read_catalog
 from deepseek.cli.serve import Weights
 
 if TYPE_CHECKING:
+    from deepseek_engine.prepare.api import PreparedBundle
+
+    from deepseek._images import BundleImage
     from deepseek._resolve import Wanted
 
 
@@ -35,6 +39,11 @@ def prepare(
     weights: Annotated[Weights, typer.Option(help="Random weights need no source.")] = Weights.REAL,
     seed: Annotated[int, typer.Option(help="Seed of random weights.", min=0)] = 0,
     catalog: CatalogOption = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="Also pack it as a container image of this name.", metavar="REF"),
+    ] = None,
+    push: Annotated[bool, typer.Option("--push", help="Send the image to its registry.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Convert, quantize and measure a model, and report every variant.
@@ -45,6 +54,7 @@ def prepare(
     from deepseek.cli._progress import preparing
     from deepseek.cli._report import show_report
 
+    program = _image_program(image, push=push)
     precisions = precision or ["auto"]
     wanted = wanted_model(
         model,
@@ -59,7 +69,36 @@ def prepare(
     title = wanted.request.name if wanted.request else model
     with preparing(title) as on_event:
         bundle = ensure_bundle(wanted, output=output, on_event=on_event)
-    show_report(bundle, as_json=as_json)
+    packed = None
+    if image is not None:
+        packed = _packed(bundle, image, program, push=push)
+    show_report(bundle, image=packed, as_json=as_json)
+
+
+def _image_program(image: str | None, *, push: bool) -> str:
+    """The program that will build the image; asked before anything slow is done."""
+    from deepseek._images import check_reference, find_program
+
+    if image is None:
+        if push:
+            raise ConfigurationError("There is no image to push.", hint="Add --image REF.")
+        return ""
+    check_reference(image)
+    return find_program()
+
+
+def _packed(bundle: PreparedBundle, image: str, program: str, *, push: bool) -> BundleImage:
+    from deepseek_api.manifest import parse_manifest
+
+    from deepseek import _images
+
+    name = parse_manifest((bundle.path / "manifest.json").read_bytes()).name
+    packed = _images.pack(
+        bundle.path, name=name, digest=bundle.digest, reference=image, program=program
+    )
+    if push:
+        _images.push(packed)
+    return packed
 
 
 def _refined(wanted: Wanted, name: str | None, precisions: list[str]) -> Wanted:

@@ -1,0 +1,105 @@
+"""Building images: which program, which base, and when a build can be skipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploy.images.__main__ import INPUTS, ROOT, inputs_hash, local_name
+from deploy.images.tools import Builder, ImageToolError, find_builder
+
+
+def program(folder: Path, name: str, script: str) -> Path:
+    """An executable in ``folder`` that writes its arguments down."""
+    path = folder / name
+    path.write_text(f'#!/bin/sh\necho "$0 $*" >> {folder}/calls\n{script}\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder on the search path."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_docker_client_without_a_daemon_does_not_count(tools: Path) -> None:
+    program(tools, "docker", "exit 1")
+    program(tools, "buildah", "exit 0")
+    assert find_builder() == Builder("buildah")
+
+
+def test_docker_with_a_daemon_comes_first(tools: Path) -> None:
+    program(tools, "docker", "exit 0")
+    program(tools, "podman", "exit 0")
+    assert find_builder() == Builder("docker")
+
+
+def test_a_machine_without_any_program_is_told_what_to_install(tools: Path) -> None:
+    with pytest.raises(ImageToolError, match="install podman or buildah"):
+        find_builder()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"Config": {"Labels": {"inputs": "x"}}}],
+        {"Config": "text", "OCIv1": {"config": {"Labels": {"inputs": "x"}}}},
+    ],
+    ids=["docker and podman", "buildah"],
+)
+def test_labels_are_read_from_every_program(tools: Path, said: object) -> None:
+    program(tools, "any", f"echo '{json.dumps(said)}'")
+    builder = Builder(str(tools / "any"))
+    assert builder.label("image", "inputs") == "x"
+    assert builder.label("image", "other") is None
+
+
+def test_a_failed_build_names_the_command(tools: Path) -> None:
+    program(tools, "podman", "exit 3")
+    with pytest.raises(ImageToolError, match=r"podman build .*failed|This command failed: podman"):
+        Builder("podman").build(file=Path("f"), tag="t", arguments={"BASE": "b"}, labels={})
+
+
+def test_buildah_sees_the_network_of_the_host(tools: Path) -> None:
+    program(tools, "buildah", "exit 0")
+    Builder("buildah").build(file=Path("f"), tag="t", arguments={"BASE": "b"}, labels={"l": "v"})
+    called = (tools / "calls").read_text()
+    assert "bud --network=host --isolation=chroot" in called
+    assert "--build-arg BASE=b --label l=v -f f -t t ." in called
+
+
+def test_another_base_or_another_image_is_another_build() -> None:
+    hashes = {inputs_hash("worker-cpu", "a"), inputs_hash("worker-cpu", "b")}
+    assert len(hashes | {inputs_hash("operator", "a")}) == 3
+    assert inputs_hash("operator", "a") == inputs_hash("operator", "a")
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_every_input_of_an_image_is_copied_into_it(name: str) -> None:
+    text = (ROOT / "deploy" / "images" / f"{name}.Containerfile").read_text()
+    for entry in INPUTS[name]:
+        assert (ROOT / entry).exists()
+        assert f"COPY {entry} " in text
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_no_image_runs_as_root(name: str) -> None:
+    text = (ROOT / "deploy" / "images" / f"{name}.Containerfile").read_text()
+    assert "\nUSER 65532:65532\n" in text
+    assert text.rindex("USER ") > text.rindex("\nRUN ")
+
+
+@pytest.mark.parametrize("name", ["operator", "cpu"])
+def test_serving_and_operating_need_no_torch(name: str) -> None:
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    names = {line.partition("==")[0] for line in lines}
+    assert not names & {"torch", "transformers", "timm", "triton"}
+    assert name != "operator" or not names & {"grpcio", "numpy"}
+
+
+def test_images_are_tagged_with_the_version_of_the_project() -> None:
+    assert local_name("operator") == "localhost/deepseek/operator:0.1.0"
