@@ -1,6 +1,7 @@
 """Builds, saves and pushes the project's images: ``python -m deploy.images build [NAME ...]``.
 
-An image whose inputs have not changed is not built again. ``REGISTRY=... make push`` sends them.
+An image whose inputs have not changed is not built again. ``make images push REGISTRY=...`` sends
+them to a registry; ``save`` writes archives that container runtimes import (``ctr images import``).
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def local_name(name: str) -> str:
 
 
 def inputs_hash(name: str, base: str) -> str:
-    """Hash of everything that an image is made of."""
+    """Hash of everything that an image is made of; ``base`` tells one base from another."""
     digest = hashlib.sha256(base.encode())
     paths = [ROOT / "LICENSE", HERE / f"{name}.Containerfile"]
     for entry in INPUTS[name]:
@@ -68,8 +69,9 @@ def inputs_hash(name: str, base: str) -> str:
 def build(builder: Builder, names: list[str]) -> None:
     """Build the images that are missing or out of date."""
     base = base_image(builder)
+    identity = f"{base} {builder.image_id(base)}"
     for name in names:
-        tag, inputs = local_name(name), inputs_hash(name, base)
+        tag, inputs = local_name(name), inputs_hash(name, identity)
         if builder.label(tag, INPUTS_LABEL) == inputs:
             print(f"{tag} is up to date.", flush=True)
             continue
@@ -78,10 +80,16 @@ def build(builder: Builder, names: list[str]) -> None:
         builder.build(
             file=HERE / f"{name}.Containerfile",
             tag=tag,
-            arguments={"BASE": base},
+            arguments={"BASE": base, "VERSION": version()},
             labels={INPUTS_LABEL: inputs, "org.opencontainers.image.version": version()},
         )
         print(f"Built {tag} in {time.monotonic() - started:.0f} s.", flush=True)
+
+
+def archive_folder() -> Path:
+    """Where archives go: ``images`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "deepseek" / "images"
 
 
 def save(builder: Builder, names: list[str], folder: Path) -> None:
@@ -97,7 +105,7 @@ def push(builder: Builder, names: list[str]) -> None:
     """Send images to ``$REGISTRY``."""
     registry = os.environ.get("REGISTRY", "").rstrip("/")
     if not registry:
-        raise ImageToolError("Say where to: REGISTRY=registry.example/team make push")
+        raise ImageToolError("Say where to: make images push REGISTRY=registry.example/team")
     for name in names:
         reference = f"{registry}/{name}:{version()}"
         builder.push(local_name(name), reference)
@@ -109,7 +117,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.images", description=__doc__)
     parser.add_argument("command", choices=("build", "save", "push"))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(INPUTS)}")
-    parser.add_argument("--folder", type=Path, default=ROOT / "dist", help="for save")
+    parser.add_argument("--folder", type=Path, default=archive_folder(), help="for save")
     options = parser.parse_args()
     names = options.names or list(DEFAULT)
     unknown = sorted(set(names) - set(INPUTS))

@@ -21,8 +21,10 @@ DEFAULT_BASE = "docker.io/library/python:3.12-slim"
 LOCAL_BASE = "localhost/deepseek/base:bookworm"
 """The base made here; Debian 12, Python 3.11."""
 _UNNEEDED = (
-    "var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man",
-    "usr/share/info", "var/log",
+    "usr/share/doc/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/man/*",
+    "var/cache/apt/*", "var/lib/apt/lists/*", "var/log/*",
+    # What debootstrap takes over from this machine: its name and its name servers.
+    "etc/hostname", "etc/resolv.conf",
 )  # fmt: skip
 
 
@@ -34,15 +36,14 @@ def base_image(builder: Builder) -> str:
     """
     if os.environ.get("BASE"):
         return os.environ["BASE"]
-    if builder.program == "buildah":
-        if builder.has(LOCAL_BASE):
-            return LOCAL_BASE
-        pull = [builder.program, "pull", "--quiet", DEFAULT_BASE]
-        if subprocess.run(pull, capture_output=True, check=False, timeout=120).returncode == 0:
-            return DEFAULT_BASE
-        _make(builder)
+    if builder.program == "docker":
+        return DEFAULT_BASE  # a daemon has its own ways to a registry
+    if builder.image_id(LOCAL_BASE):
         return LOCAL_BASE
-    return DEFAULT_BASE
+    if builder.image_id(DEFAULT_BASE) or builder.pull(DEFAULT_BASE):
+        return DEFAULT_BASE
+    _make(builder)
+    return LOCAL_BASE
 
 
 def _make(builder: Builder) -> None:
@@ -63,9 +64,9 @@ def _make(builder: Builder) -> None:
         if done.returncode != 0:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
             raise ImageToolError(f"debootstrap failed:\n{tail}")
-        for name in _UNNEEDED:
-            for path in (root / name).glob("*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in [path for pattern in _UNNEEDED for path in root.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         containerfile = Path(folder) / "Containerfile"
         containerfile.write_text("FROM scratch\nCOPY root /\n")
-        run([builder.program, "bud", "--quiet", "-f", str(containerfile), "-t", LOCAL_BASE, folder])
+        verb = "bud" if builder.program == "buildah" else "build"
+        run([builder.program, verb, "-q", "-f", str(containerfile), "-t", LOCAL_BASE, folder])

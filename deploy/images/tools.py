@@ -12,11 +12,14 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Builder", "ImageToolError", "find_builder"]
 
 _HOST_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/resolv.conf", "/etc/pip.conf")
 """Seen by build steps and never part of an image: certificates, name servers, pip's settings."""
+
+_PULL_S = 120.0
 
 
 class ImageToolError(Exception):
@@ -37,6 +40,7 @@ class Builder:
         command = [self.program, "bud" if self.program == "buildah" else "build", "--network=host"]
         if self.program == "buildah":
             command += ["--isolation=chroot", "--layers"]
+        if self.program != "docker":
             for path in _HOST_FILES:
                 command += ["-v", f"{path}:{path}:ro"] if Path(path).exists() else []
         for name, value in arguments.items():
@@ -47,21 +51,33 @@ class Builder:
 
     def label(self, tag: str, name: str) -> str | None:
         """A label of a local image, or None when there is no such image or label."""
+        image = self._inspect(tag)
+        # buildah's "Config" is a string; docker and podman have no "OCIv1".
+        config = image.get("OCIv1", {}).get("config") or image.get("Config") or {}
+        labels = config.get("Labels") or {} if isinstance(config, dict) else {}
+        return str(labels[name]) if name in labels else None
+
+    def image_id(self, tag: str) -> str:
+        """What identifies the content of a local image; empty when there is no such image."""
+        image = self._inspect(tag)
+        return str(image.get("FromImageID") or image.get("Id") or "")
+
+    def pull(self, reference: str) -> bool:
+        """Fetch an image, if a registry answers."""
+        command = [self.program, "pull", "--quiet", reference]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False, timeout=_PULL_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    def _inspect(self, tag: str) -> dict[str, Any]:
         command = [self.program, "inspect", "--type", "image", tag]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            return None
+            return {}
         found = json.loads(done.stdout)
-        image = found[0] if isinstance(found, list) else found
-        # buildah's "Config" is a string; docker and podman have no "OCIv1".
-        config = image.get("OCIv1", {}).get("config") or image.get("Config") or {}
-        labels = config.get("Labels") or {}
-        return str(labels[name]) if name in labels else None
-
-    def has(self, tag: str) -> bool:
-        """Whether there is a local image of this name."""
-        command = [self.program, "inspect", "--type", "image", tag]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        return dict(found[0] if isinstance(found, list) else found)
 
     def save(self, tag: str, archive: Path) -> None:
         """Write an image as an archive that container runtimes import."""
@@ -69,8 +85,10 @@ class Builder:
         partial.unlink(missing_ok=True)
         if self.program == "buildah":
             run([self.program, "push", "--quiet", tag, f"oci-archive:{partial}:{tag}"])
+        elif self.program == "podman":
+            run(["podman", "save", "--quiet", "--format=oci-archive", "-o", str(partial), tag])
         else:
-            run([self.program, "save", "-o", str(partial), tag])
+            run(["docker", "save", "-o", str(partial), tag])
         partial.replace(archive)
 
     def push(self, tag: str, reference: str) -> None:

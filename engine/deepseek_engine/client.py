@@ -26,6 +26,7 @@ from deepseek_engine.messages import (
     WireTensor,
 )
 from deepseek_engine.remote import RemoteEngine, RemoteSettings
+from deepseek_engine.termination import report_end, reports_its_end
 from deepseek_engine.validation import check_request
 
 __all__ = [
@@ -48,4 +49,6 @@ __all__ = [
     "WireTensor",
     "check_request",
     "json_formatter",
+    "report_end",
+    "reports_its_end",
 ]

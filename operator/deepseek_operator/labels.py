@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "APPLIED",
     "BUNDLE_MOUNT",
     "COMPONENT",
     "CONFIG_MOUNT",
@@ -23,6 +24,7 @@ __all__ = [
     "PART_OF",
     "PINNED",
     "PIPELINE",
+    "PREPARE_CONTAINER",
     "ROLLOUT_AT",
     "TEMPLATE_HASH",
     "WORKER_CONTAINER",
@@ -60,7 +62,12 @@ ROLLOUT_AT: Final = "deepseek.ai/rollout-at"
 PINNED: Final = "deepseek.ai/pinned"
 """Annotation on a Deployment: JSON of what its replicas were rendered from, so that another
 version of the operator restarts nothing."""
+APPLIED: Final = "deepseek.ai/applied"
+"""Annotation on every object of the operator: hash of the object as it was applied, so that a
+field which is no longer wanted shows as a difference."""
 
+PREPARE_CONTAINER: Final = "prepare"
+"""Name of the init container that turns a raw source into a bundle."""
 WORKER_CONTAINER: Final = "worker"
 """Name of the container that serves."""
 BUNDLE_MOUNT: Final = "/models"

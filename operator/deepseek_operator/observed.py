@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CHILD_KINDS", "K8sObject", "Observed", "ObjectKey"]
+__all__ = ["CHILD_KINDS", "K8sObject", "ObjectKey", "Observed"]
 
 K8sObject = dict[str, Any]
 """An object in wire form."""

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from deepseek_api.allocation import Allocation
+from deepseek_api.catalog import CatalogEntry
 from deepseek_api.v1alpha1.conditions import ConditionReason, ConditionType
 from deepseek_api.v1alpha1.model import Model
 from deepseek_api.vocabulary import DeviceKind
 
-__all__ = ["AutoscalerBounds", "Finding", "ModelScale", "RenderedModel", "ResolvedModel", "ScalingPlan"]
+__all__ = [
+    "RAW_SCHEMES",
+    "AutoscalerBounds",
+    "Finding",
+    "ModelScale",
+    "RenderedModel",
+    "ResolvedModel",
+    "ScalingPlan",
+]
+
+
+RAW_SCHEMES: Final = frozenset({"hf", "s3", "pip", "random"})
+"""Schemes of sources that hold weights and not a bundle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +73,15 @@ class ResolvedModel:
     """Memory to request, from the catalog."""
     deployment: str
     """Name of its Deployment, its Service and its autoscaler."""
+    entry: CatalogEntry | None = None
+    """The catalog's entry of its name; preparing a raw source needs it."""
     findings: tuple[Finding, ...] = ()
     """Why it cannot be served, if it cannot."""
+
+    @property
+    def raw(self) -> bool:
+        """Whether the source must be prepared before it can be served."""
+        return self.source_uri is not None and self.source_uri.partition("://")[0] in RAW_SCHEMES
 
     @property
     def name(self) -> str:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 from deepseek_api.errors import ConfigurationError
+from deepseek_engine.client import report_end
 
 from deepseek_worker.config import WorkerConfig, load_config
-from deepseek_worker.container import config_of_folder, report_end
+from deepseek_worker.container import config_of_folder
 from deepseek_worker.worker import run_worker
 
 _EXIT_CONFIGURATION = 2

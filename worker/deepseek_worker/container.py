@@ -1,17 +1,15 @@
 """What a worker does differently in a container.
 
 Why it exists: a container has no user who reads a terminal. It finds its models by looking into a
-folder when nobody wrote a configuration, and when a model cannot be served it ends and leaves the
-cause where Kubernetes (or ``docker inspect``) shows it.
+folder when nobody wrote a configuration, and when it cannot serve it ends and says why (see
+`deepseek_engine.client.report_end`).
 """
 
 from __future__ import annotations
 
-import json
-import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from deepseek_api.errors import ConfigurationError
 from deepseek_engine.client import ModelConfig
@@ -19,12 +17,10 @@ from deepseek_engine.client import ModelConfig
 from deepseek_worker.config import WorkerConfig
 from deepseek_worker.fleet import ModelStatus, Phase
 
-__all__ = ["TERMINATION_LOG_VARIABLE", "config_of_folder", "report_end", "termination_cause"]
+__all__ = ["Cause", "config_of_folder", "engine_cause", "termination_cause"]
 
-TERMINATION_LOG_VARIABLE: Final = "DEEPSEEK_TERMINATION_LOG"
-"""Environment variable with the path of the file that takes the cause of a failure. When it is
-set, a worker none of whose models can be served ends instead of waiting to be looked at."""
-_MOST_BYTES = 4096  # Kubernetes keeps no more of a termination message.
+Cause = tuple[str, str]
+"""A stable CamelCase word, and a sentence for a person."""
 
 
 def config_of_folder(folder: Path) -> WorkerConfig:
@@ -46,7 +42,7 @@ def config_of_folder(folder: Path) -> WorkerConfig:
     return WorkerConfig(models=models, host="0.0.0.0")  # noqa: S104 - that is what a container is for
 
 
-def termination_cause(statuses: Sequence[ModelStatus]) -> tuple[str, str] | None:
+def termination_cause(statuses: Sequence[ModelStatus]) -> Cause | None:
     """Reason and message of a worker that can serve nothing, or None while it can or may."""
     if not statuses or any(status.phase is not Phase.FAILED for status in statuses):
         return None
@@ -54,19 +50,20 @@ def termination_cause(statuses: Sequence[ModelStatus]) -> tuple[str, str] | None
     return first.reason, f"Model {first.name}: {first.message}"
 
 
-def report_end(*, reason: str, message: str) -> None:
-    """Leave the cause of an end in the termination log, if there is one.
+def engine_cause(status: int | None) -> Cause:
+    """Why a worker ends whose engine process does not stay alive.
 
-    A log that cannot be written is no reason to hide the failure itself: the cause is in the
-    worker's own log too.
+    Args:
+        status: how the last process ended by itself; negative for a signal, None when it hung.
     """
-    path = os.environ.get(TERMINATION_LOG_VARIABLE)
-    if not path:
-        return
-    text = json.dumps({"reason": reason, "message": message}, ensure_ascii=False)
-    if len(text.encode()) > _MOST_BYTES:
-        text = json.dumps({"reason": reason, "message": message[: _MOST_BYTES // 8] + " ..."})
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError:
-        return
+    if status == -signal.SIGKILL:
+        return (
+            "OutOfMemory",
+            "The engine process was killed each time before it could serve, most likely for "
+            "memory. Raise the memory limit, or choose a smaller precision.",
+        )
+    how = "hung" if status is None else f"ended with status {status}"
+    return (
+        "EngineFailed",
+        f"The engine process {how} each time before it could serve. See the worker's log.",
+    )

@@ -70,6 +70,12 @@ class Supervisor:
         self._alive_at = clock()
         self._busy_since: float | None = None
         self._starts = 0
+        self._last_status: int | None = None
+
+    @property
+    def last_status(self) -> int | None:
+        """How the last process ended by itself, negative for a signal; None: it was killed."""
+        return self._last_status
 
     @property
     def restarts(self) -> int:
@@ -124,6 +130,7 @@ class Supervisor:
 
     async def _run_once(self) -> None:
         self._started_at, self._beaten_at, self._busy_since = self._clock(), None, None
+        self._last_status = None
         process = self._process = self._spawn()
         output = asyncio.create_task(_forward(process))
         try:
@@ -161,7 +168,8 @@ class Supervisor:
             before = self._clock()
             await asyncio.wait({ended}, timeout=_CHECK_S)
             if ended.done():
-                return f"it ended with status {ended.result()}"
+                self._last_status = ended.result()
+                return f"it ended with status {self._last_status}"
             # If this process itself was held up, heartbeats wait unread: look again first.
             held_up = self._clock() - before > _CHECK_S + 1.0
             if not held_up and (reason := self._wedged()):

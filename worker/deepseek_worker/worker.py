@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepseek_engine.client import Heartbeat, RemoteEngine
+from deepseek_engine.client import Heartbeat, RemoteEngine, report_end, reports_its_end
 
 from deepseek_worker.config import WorkerConfig
-from deepseek_worker.container import TERMINATION_LOG_VARIABLE, report_end, termination_cause
+from deepseek_worker.container import Cause, engine_cause, termination_cause
 from deepseek_worker.drain import Drain
 from deepseek_worker.fleet import Fleet, ModelStatus
 from deepseek_worker.grpc_server import bind, build_server, dial_address
@@ -33,7 +33,7 @@ from deepseek_worker.oip import InferenceService
 from deepseek_worker.readiness import Prober
 from deepseek_worker.reflection import INFERENCE_SERVICE
 from deepseek_worker.statistics import Statistics
-from deepseek_worker.supervisor import Supervisor
+from deepseek_worker.supervisor import MAX_FAILED_STARTS, Supervisor
 
 __all__ = ["Worker", "WorkerReport", "run_worker"]
 
@@ -115,7 +115,7 @@ class Worker:
         self._supervisor = Supervisor(
             config.engine(socket),
             settings=config.supervision,
-            on_lost=self._fleet.engine_lost,
+            on_lost=self._engine_lost,
         )
         self._engine = RemoteEngine(
             socket, on_heartbeat=self._heartbeat, on_disconnect=self._fleet.engine_lost
@@ -128,6 +128,7 @@ class Worker:
         self._server = self._build_grpc()
         self._report = WorkerReport("", "", ())
         self._reported = False
+        self._losses = 0
 
     def stop(self) -> None:
         """Stop gracefully; called again, stop at once."""
@@ -154,6 +155,8 @@ class Worker:
             await self._supervisor.stop()
             for task in done:
                 task.result()  # a defect in a part must not look like a clean end
+            if supervising in done:
+                _report(engine_cause(self._supervisor.last_status))
             return 0 if self._stop.is_set() else 1
         finally:
             await self._engine.close()
@@ -201,6 +204,12 @@ class Worker:
         self._fleet.reported(heartbeat.models)
         self._statistics.reported(heartbeat.stats)
 
+    def _engine_lost(self) -> None:
+        self._fleet.engine_lost()
+        self._losses += 1
+        if not self._reported and self._losses >= MAX_FAILED_STARTS:
+            self._end_container(engine_cause(self._supervisor.last_status))
+
     def _publish(self) -> None:
         """Tell health watchers what changed, and once that every model is settled."""
         statuses = self._fleet.statuses()
@@ -209,9 +218,15 @@ class Worker:
             {"": ready, INFERENCE_SERVICE: ready}
             | {status.name: status.phase == "READY" for status in statuses}
         )
-        if self._reported or not self._fleet.settled():
+        if not self._fleet.settled():
             return
-        self._reported = True
+        if not self._reported:
+            self._reported = True
+            self._log_settled(statuses)
+        if (cause := termination_cause(statuses)) is not None:
+            self._end_container(cause)
+
+    def _log_settled(self, statuses: list[ModelStatus]) -> None:
         for status in statuses:
             facts: dict[str, Any] = {"model": status.name, "state": str(status.phase)}
             if status.message:
@@ -222,18 +237,15 @@ class Worker:
             logger.log(
                 logging.ERROR if status.message else logging.INFO, "a model settled", extra=facts
             )
-        self._end_if_useless(statuses)
         if self._on_ready is not None:
             report = self._report
             self._on_ready(WorkerReport(report.grpc_address, report.http_address, tuple(statuses)))
 
-    def _end_if_useless(self, statuses: list[ModelStatus]) -> None:
+    def _end_container(self, cause: Cause) -> None:
         """End a container that can serve nothing, so that its cause is seen and it is retried."""
-        cause = termination_cause(statuses)
-        if cause is None or not os.environ.get(TERMINATION_LOG_VARIABLE):
-            return
-        report_end(reason=cause[0], message=cause[1])
-        self._useless.set()
+        if reports_its_end() and not self._useless.is_set():
+            _report(cause)
+            self._useless.set()
 
     def _build_grpc(self) -> Any:
         config = self._config
@@ -270,6 +282,11 @@ class Worker:
     def _processes(self) -> dict[str, int]:
         engine = self._supervisor.pid
         return {"front-end": os.getpid()} | ({"engine": engine} if engine is not None else {})
+
+
+def _report(cause: Cause) -> None:
+    reason, message = cause
+    report_end(reason=reason, message=message)
 
 
 async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:

@@ -30,7 +30,18 @@ def _as_sentence(run: Callable[[], Any], *, debug: bool) -> Any:
         raise typer.Exit(INTERRUPTED) from None
 
 
-ORDER = ("doctor", "models", "validate", "plan", "prepare", "serve", "infer", "cache")
+ORDER = (
+    "doctor",
+    "models",
+    "validate",
+    "plan",
+    "prepare",
+    "serve",
+    "infer",
+    "explain",
+    "rollout",
+    "cache",
+)
 """Commands as ``--help`` lists them: in the order in which a newcomer needs them."""
 
 

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from deepseek.cli import cache, doctor, infer, models, plan, prepare, serve, validate
+from deepseek.cli import (
+    cache,
+    doctor,
+    explain,
+    infer,
+    models,
+    plan,
+    prepare,
+    rollout,
+    serve,
+    validate,
+)
 from deepseek.cli._app import app
 
-__all__ = ["app", "cache", "doctor", "infer", "models", "plan", "prepare", "serve", "validate"]
+__all__ = [
+    "app",
+    "cache",
+    "doctor",
+    "explain",
+    "infer",
+    "models",
+    "plan",
+    "prepare",
+    "rollout",
+    "serve",
+    "validate",
+]

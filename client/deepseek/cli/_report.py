@@ -24,7 +24,7 @@ def show_report(
                 "cached": bundle.cached,
                 "manifest": manifest.to_wire(),
             }
-            | ({"image": image.reference, "source": image.source()} if image else {})
+            | (_image_fields(image) if image else {})
         )
         return
     say(f"{manifest.name} ({manifest.task}) from {manifest.source.uri}", style="bold")
@@ -41,10 +41,34 @@ def show_report(
     say(f"{'In' if bundle.cached else 'Written to'} {bundle.path}")
     say(f"Digest {bundle.digest}")
     if image is not None:
-        say(f"Image {image.reference}, held by {image.program}. In a pipeline:")
-        say("    source:")
-        for key, value in image.source().items():
-            say(f"      {key}: {value}")
+        _show_image(image, manifest.name)
+
+
+def _image_fields(image: BundleImage) -> dict[str, object]:
+    return {
+        "image": {
+            "reference": image.reference,
+            "id": image.image_id,
+            "bytes": image.size_bytes,
+            "registryDigest": image.registry_digest or None,
+        },
+        "source": image.source(),
+    }
+
+
+def _show_image(image: BundleImage, name: str) -> None:
+    place = "its registry" if image.registry_digest else f"the store of {image.program}"
+    say(f"Image {image.reference} ({size(image.size_bytes)}) is in {place}.")
+    say(f"Digest {image.registry_digest or image.image_id}")
+    source = [f"{key}: {value}" for key, value in image.source().items()]
+    say("In a pipeline's model:")
+    for line in ["source:", *(f"  {line}" for line in source)]:
+        say(f"    {line}")
+    say("Or for every pipeline of a cluster, in the values of the chart:")
+    for line in ["catalog:", "  models:", f"    {name}:", "      source:"]:
+        say(f"    {line}")
+    for line in source:
+        say(f"            {line}")
 
 
 def _notes(variants: Iterable[Variant]) -> dict[str, list[str]]:

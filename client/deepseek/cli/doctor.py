@@ -6,14 +6,17 @@ import platform
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+from deepseek_api.errors import ConfigurationError
 from deepseek_api.vocabulary import InstructionSet
 
 from deepseek import _here
 from deepseek.cli import _hardware_guide as guide
 from deepseek.cli._app import app
+from deepseek.cli._cluster_checks import check_cluster
+from deepseek.cli._cluster_options import ContextOption, NamespaceOption
 from deepseek.cli._console import (
     OutputFormat,
     bad,
@@ -27,18 +30,9 @@ from deepseek.cli._console import (
     warn,
 )
 from deepseek.cli._errors import FAILED
+from deepseek.cli._findings import Finding, Level, findings_table
 
-Level = Literal["ok", "note", "problem"]
 PORTS = {8001: "gRPC", 8080: "HTTP"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    what: str
-    level: Level
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +47,24 @@ class Ability:
 
 @app.command()
 def doctor(
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Check a Kubernetes cluster instead of this machine.")
+    ] = False,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
     output: Annotated[
         OutputFormat, typer.Option("--output", "-o", help="How to print.")
     ] = OutputFormat.TABLE,
 ) -> None:
-    """Check this machine: what it can run, and why not the rest.
+    """Check this machine, or a cluster: what it can run, and why not the rest.
 
     Exits with 1 when something that serving needs is missing.
     """
+    if cluster:
+        check_cluster(context=context, namespace=namespace, output=output)
+        return
+    if namespace or context:
+        raise ConfigurationError("--namespace and --context belong to --cluster.")
     from deepseek_engine.hardware import detect_cpu, detect_memory
 
     cpu, memory, gpus = detect_cpu(), detect_memory(), _here.nvidia_gpus()
@@ -101,14 +105,7 @@ def doctor(
 
 
 def _print(findings: list[Finding], abilities: list[Ability], loads: list[dict[str, str]]) -> None:
-    marks = {"ok": good("ok"), "note": warn("note"), "problem": bad("problem")}
-    show(
-        table(
-            ("CHECK", "", "FOUND"),
-            [(f.what, marks[f.level], f.detail) for f in findings],
-            fixed=["CHECK"],
-        )
-    )
+    show(findings_table(findings))
     say()
     rows = [
         (a.device, a.precision, good("yes") if a.runs else bad("no"), a.detail) for a in abilities

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Annotated
 
 import typer
 from deepseek_api.allocation import Allocation, allocate, format_share
 from deepseek_api.errors import ConfigurationError
+from rich.table import Table
+from rich.text import Text
 
 from deepseek.cli._app import app
 from deepseek.cli._catalog import CatalogOption, read_catalog
@@ -72,10 +75,8 @@ def _show(title: str, allocation: Allocation) -> None:
         )
         for row in allocation.rows
     ]
-    columns = ("MODEL", "TYPE", "WEIGHT", "WANTS", "ENTITLED", "GETS", "LIMITED BY")
     say(f"{title}: {_budget(allocation)}", style="bold")
-    numbers = ["WEIGHT", "WANTS", "ENTITLED", "GETS"]
-    show(table(columns, rows, right=numbers, fixed=["TYPE", "LIMITED BY"]))
+    show(allocation_table(rows))
     say()
     for row in allocation.rows:
         say(f"{row.model}: {row.explanation}")
@@ -83,6 +84,13 @@ def _show(title: str, allocation: Allocation) -> None:
         note(f"The rule for type '{kind}' does not count: no model has this type.")
     if not allocation.floors_fit:
         note("The budget does not cover what every model must have at least.", style="yellow")
+
+
+def allocation_table(rows: Iterable[Sequence[str | Text]], *, ready: bool = False) -> Table:
+    """The table of an allocation, one row a model; ``ready`` adds a column before the last."""
+    numbers = ["WEIGHT", "WANTS", "ENTITLED", "GETS", *(["READY"] if ready else [])]
+    columns = ("MODEL", "TYPE", *numbers, "LIMITED BY")
+    return table(columns, rows, right=numbers, fixed=["TYPE", "LIMITED BY"])
 
 
 def _budget(allocation: Allocation) -> str:

@@ -96,9 +96,7 @@ def _packed(bundle: PreparedBundle, image: str, program: str, *, push: bool) -> 
     packed = _images.pack(
         bundle.path, name=name, digest=bundle.digest, reference=image, program=program
     )
-    if push:
-        _images.push(packed)
-    return packed
+    return _images.push(packed) if push else packed
 
 
 def _refined(wanted: Wanted, name: str | None, precisions: list[str]) -> Wanted:

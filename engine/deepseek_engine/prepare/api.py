@@ -29,7 +29,14 @@ from deepseek_api.manifest import bundle_digest, parse_manifest
 from deepseek_engine.prepare.identity import source_identity
 from deepseek_engine.prepare.messages import PrepareEvent, PrepareRequest
 
-__all__ = ["PrepareEvent", "PrepareRequest", "PreparedBundle", "cache_folder", "prepare"]
+__all__ = [
+    "PrepareEvent",
+    "PrepareRequest",
+    "PreparedBundle",
+    "cache_folder",
+    "prepare",
+    "prepare_at",
+]
 
 RECIPE_VERSION = 4
 """Raised whenever the same source would yield a different bundle, so that caches are not reused."""
@@ -75,7 +82,22 @@ def prepare(
     """
     if output is not None:
         return _prepare_into(request, output.resolve(), on_event)
-    folder = cache_folder() / cache_key(request)
+    return prepare_at(request, cache_folder() / cache_key(request), on_event=on_event)
+
+
+def prepare_at(
+    request: PrepareRequest, folder: Path, *, on_event: OnEvent = lambda event: None
+) -> PreparedBundle:
+    """Return the bundle of a folder that holds nothing else, making it if it is not there.
+
+    Args:
+        request: what to prepare; a bundle that is there already is taken to be of this request.
+        folder: the folder; what an earlier caller left unfinished is removed.
+        on_event: told of every step.
+
+    Raises:
+        DeepseekError: as for :func:`prepare`.
+    """
     if (folder / MANIFEST).is_file():
         return PreparedBundle(folder, _digest_of(folder), cached=True)
     with _locked(folder.with_name(f"{folder.name}.lock")):

@@ -1,0 +1,3 @@
+module deepseek.ai/tools/pause
+
+go 1.26.0

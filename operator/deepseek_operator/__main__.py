@@ -1,0 +1,82 @@
+"""The program: ``python -m deepseek_operator``.
+
+Why it exists: it reads the settings, makes sure that the cluster knows ModelPipelines, and runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import kopf
+from deepseek_api.errors import ConfigurationError
+from kopf._core.engines.peering import Identity
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR
+
+from deepseek_operator.cluster import ClusterError
+from deepseek_operator.config import CONFIG_VARIABLE, OperatorConfig, load_config
+from deepseek_operator.handlers import REGISTRY, configure
+from deepseek_operator.kube import KubeCluster, connect
+from deepseek_operator.logs import configure_logging
+from deepseek_operator.runtime import Runtime
+
+_log = logging.getLogger("deepseek_operator")
+_NO_CRD = (
+    "The cluster does not know the kind ModelPipeline. Install the CustomResourceDefinition "
+    "modelpipelines.deepseek.ai (the chart does so unless crds.enabled is false) and start the "
+    "operator again."
+)
+
+
+def main() -> int:
+    """Run until a signal comes.
+
+    Returns:
+        0 after a signal, 1 when the operator cannot work here.
+    """
+    path = os.environ.get(CONFIG_VARIABLE)
+    try:
+        config = load_config(Path(path) if path else None)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    configure_logging(config.log_level)
+    try:
+        return asyncio.run(_run(config))
+    except ClusterError as error:
+        _log.error("The operator cannot start: %s", error)
+        return 1
+    except Exception:
+        _log.exception("the operator ends because of an error")
+        return 1
+
+
+async def _run(config: OperatorConfig) -> int:
+    connection = await connect()
+    async with KubeCluster(connection, namespaces=config.namespaces) as cluster:
+        if not await cluster.serves_pipelines():
+            _log.error(_NO_CRD)
+            return 1
+        runtime = Runtime(cluster, config)
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            runtime.metrics.registry.register(collector)
+        settings = kopf.OperatorSettings()
+        configure(settings)
+        await kopf.operator(
+            registry=REGISTRY,
+            settings=settings,
+            # Kopf's own guess asks for the user's name, and a container's user has none.
+            identity=Identity(os.environ.get("HOSTNAME") or "deepseek-operator"),
+            standalone=True,
+            clusterwide=config.cluster_wide,
+            namespaces=config.namespaces,
+            memo=kopf.Memo(runtime=runtime, connection=connection),
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Images that end-to-end tests put into the cluster: the project's own, and model bundles.
+
+Small bundles are written here and packed without a builder; the two models of
+``examples/nlp-vision-joint.yaml`` are prepared with random weights by ``deepseek prepare``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deploy.cluster.oci import File, write_image
+from deploy.images.__main__ import local_name
+from deploy.images.tools import find_builder
+from tests.support.bundles import digest_of, write_classifier, write_echo, write_slow
+from tests.support.cluster import Kube, run_tool
+
+__all__ = ["Bundle", "load_bundles", "load_project_images", "load_seed_bundles"]
+
+_WRITERS: Final[Mapping[str, Callable[[Path], Path]]] = {
+    "echo": lambda folder: write_echo(folder, name="echo"),
+    "other": lambda folder: write_echo(folder, name="other"),
+    "colours": lambda folder: write_classifier(folder, name="colours"),
+    "slow": lambda folder: write_slow(folder, steps=8, name="slow"),
+}
+_DIGEST_LABEL: Final = "ai.deepseek.bundle.digest"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that the cluster has as an image."""
+
+    reference: str
+    """Name of the image."""
+    digest: str
+    """Digest of the bundle's manifest."""
+
+    @property
+    def source(self) -> dict[str, str]:
+        """``source`` of a model."""
+        return {"uri": f"oci://{self.reference}", "digest": self.digest}
+
+
+def load_project_images() -> None:
+    """Bring the operator's and the CPU worker's image into the cluster."""
+    _load([local_name("operator"), local_name("worker-cpu")])
+
+
+def load_bundles(kube: Kube) -> dict[str, Bundle]:
+    """Write the small bundles and bring them into the cluster; by name."""
+    there, found, archives = _on_node(kube), {}, []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, write in _WRITERS.items():
+            folder = write(Path(scratch) / name)
+            digest = digest_of(folder)
+            reference = f"localhost/deepseek/e2e-{name}:{digest.removeprefix('sha256:')[:12]}"
+            found[name] = Bundle(reference, digest)
+            if reference in there:
+                continue
+            files = {file.name: File(file.read_bytes()) for file in folder.iterdir()}
+            archives.append(Path(scratch) / f"{name}.tar")
+            write_image(archives[-1], reference=reference, files=files)
+        _load([str(path) for path in archives])
+    return found
+
+
+def load_seed_bundles(kube: Kube) -> dict[str, Bundle]:
+    """Prepare the seed file's two models with random weights and bring them into the cluster."""
+    builder, there, found, missing = find_builder(), _on_node(kube), {}, []
+    for name in ("bert-base", "resnet50"):
+        reference = f"localhost/deepseek/bundle-{name}:random"
+        if builder.label(reference, _DIGEST_LABEL) is None:
+            run_tool(
+                *(sys.executable, "-m", "deepseek", "prepare", name),
+                *("--weights", "random", "--image", reference),
+                timeout_s=900,
+            )
+        found[name] = Bundle(reference, str(builder.label(reference, _DIGEST_LABEL)))
+        if reference not in there:
+            missing.append(reference)
+    _load(missing)
+    return found
+
+
+def _on_node(kube: Kube) -> set[str]:
+    # A node lists 50 images at most; one that is left out is merely loaded again.
+    images = [image for node in kube.items("Node") for image in node["status"].get("images", ())]
+    return {name for image in images for name in image.get("names") or ()}
+
+
+def _load(sources: Sequence[str]) -> None:
+    if sources:
+        command = (sys.executable, "-m", "deploy.cluster", "load", *sources)
+        try:
+            run_tool(*command, timeout_s=300)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"loading {sources} took more than {error.timeout} s") from error

@@ -1,0 +1,224 @@
+"""What runs beside an end-to-end test: a sampler of replicas and pods, and a stream of requests.
+
+Both are context managers with a thread; what they saw is read after the block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import urllib3
+from deepseek import Client, DeepseekError
+
+from tests.support.cluster import ApiRefused, Space, Wire, eventually, program
+
+__all__ = ["Load", "Sample", "Sampler", "answers", "percentile", "reach"]
+
+_GRPC_PORT = 8001
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Replicas and pods of one moment, by model."""
+
+    at: float
+    """Monotonic time, seconds."""
+    replicas: dict[str, int]
+    """``spec.replicas`` of the Deployments."""
+    pods: dict[str, int]
+    """Pods that exist, ending ones included."""
+    ready: dict[str, int]
+    """Pods that are ready and do not end."""
+    writers: dict[str, tuple[str, ...]]
+    """Field managers of ``spec.replicas``."""
+
+
+class Sampler:
+    """Looks at a pipeline's Deployments and pods every 100 ms."""
+
+    def __init__(self, space: Space, pipeline: str, *, every_s: float = 0.1) -> None:
+        self.samples: list[Sample] = []
+        self.missed = 0
+        self._space = space
+        self._selector = f"deepseek.ai/pipeline={pipeline}"
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sampler")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def changes(self, model: str) -> list[int]:
+        """Values of ``spec.replicas`` in order, without repetitions."""
+        values = [s.replicas[model] for s in self.samples if model in s.replicas]
+        return [v for i, v in enumerate(values) if i == 0 or values[i - 1] != v]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                self.samples.append(self._look(started))
+            except (ApiRefused, urllib3.exceptions.HTTPError, OSError):
+                self.missed += 1
+            self._stop.wait(max(0.0, self._every_s - (time.monotonic() - started)))
+
+    def _look(self, at: float) -> Sample:
+        # Pods first: replicas that are lowered in between are then still counted as pods.
+        pods = self._space.items("Pod", self._selector)
+        deployments = self._space.items("Deployment", self._selector)
+        return Sample(
+            at=at,
+            replicas={_model(d): d["spec"].get("replicas", 1) for d in deployments},
+            pods=dict(Counter(_model(pod) for pod in pods)),
+            ready=dict(Counter(_model(pod) for pod in pods if is_ready(pod))),
+            writers={_model(d): replica_writers(d) for d in deployments},
+        )
+
+
+def replica_writers(deployment: Wire) -> tuple[str, ...]:
+    """Managers that own ``spec.replicas`` of a Deployment."""
+    entries = deployment["metadata"].get("managedFields", ())
+    return tuple(
+        entry["manager"]
+        for entry in entries
+        if "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+    )
+
+
+def is_ready(pod: Wire) -> bool:
+    """Whether a pod is ready and does not end."""
+    conditions = pod["status"].get("conditions", ())
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def _model(item: Wire) -> str:
+    return str(item["metadata"]["labels"]["deepseek.ai/model"])
+
+
+class Load:
+    """Sends one request after the other to a model of `write_echo` or `write_slow`."""
+
+    def __init__(self, target: str, model: str, *, threads: int = 2) -> None:
+        self.ok = 0
+        self.failures: list[str] = []
+        self._target, self._model = target, model
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _run(self) -> None:
+        # A Service chooses a pod for each connection, so every request brings its own.
+        while not self._stop.is_set():
+            try:
+                ask(self._target, self._model)
+            except DeepseekError as failed:
+                with self._lock:
+                    self.failures.append(f"{type(failed).__name__}: {failed}")
+            else:
+                with self._lock:
+                    self.ok += 1
+
+
+def ask(target: str, model: str, *, timeout_s: float = 30) -> None:
+    """One inference of a model that gives back what it gets.
+
+    Raises:
+        DeepseekError: it failed.
+    """
+    given = np.arange(16, dtype=np.float32).reshape(1, 16)
+    with Client(target) as client:
+        found = client.infer(model, {"IN": given}, timeout=timeout_s)
+    if not np.array_equal(found["OUT"], given):
+        raise AssertionError(f"{model} at {target} gave something else: {found['OUT']}")
+
+
+def answers(target: str, model: str) -> bool:
+    """Whether an inference through this address is answered now."""
+    try:
+        ask(target, model, timeout_s=5)
+    except DeepseekError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def reach(space: Space, service: str) -> Iterator[str]:
+    """An address of a Service that works from this machine: its own, or a forwarded port."""
+    found = eventually(lambda: space.get("Service", service), what=f"there is no Service {service}")
+    address = (found["spec"]["clusterIP"], _GRPC_PORT)
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except ConnectionRefusedError:
+        # kube-proxy refuses where a Service has no ready pod: the address itself is reachable.
+        yield f"{address[0]}:{address[1]}"
+    except OSError:
+        with _forwarded(space, service) as target:
+            yield target
+    else:
+        yield f"{address[0]}:{address[1]}"
+
+
+@contextlib.contextmanager
+def _forwarded(space: Space, service: str) -> Iterator[str]:
+    kubeconfig = str(space.kube.kubeconfig)
+    command = [program("kubectl"), "--kubeconfig", kubeconfig, "-n", space.name, "port-forward"]
+    process = subprocess.Popen(
+        [*command, f"service/{service}", f":{_GRPC_PORT}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.search(r"127\.0\.0\.1:(\d+)", line)
+        assert match, f"kubectl port-forward said {line!r}"
+        yield f"127.0.0.1:{match[1]}"
+    finally:
+        process.terminate()
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that at least this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * int(percent) // 100) - 1)]
