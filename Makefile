@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 
 ##@ Use
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/installed ## Create the environment in .venv from the hashed lock
 
@@ -25,6 +25,12 @@ serve: setup ## Prepare (once) and serve examples/quickstart.yaml until interrup
 	@$(BIN)/deepseek serve -f examples/quickstart.yaml
 
 ##@ Cluster
+cluster: setup ## Start a Kubernetes cluster: kind where Docker answers, else a real one-node cluster
+	@$(RUN) -m deploy.cluster up $(ARGS)
+
+cluster-down: setup ## Remove everything that 'make cluster' made
+	@$(RUN) -m deploy.cluster down
+
 images: setup ## Build the operator's and the CPU worker's images (NAMES=... for others)
 	@$(RUN) -m deploy.images build $(NAMES)
 
@@ -72,4 +78,4 @@ clean: ## Remove the environment and what builds and tests leave behind
 $(VENV)/installed: requirements/dev.txt requirements/bootstrap.txt pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
 
-.PHONY: help setup demo serve images push test e2e check format bench crds protos lock clean
+.PHONY: help setup demo serve cluster cluster-down images push test e2e check format bench crds protos lock clean

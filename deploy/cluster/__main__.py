@@ -59,17 +59,18 @@ def _down(_arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _status(_arguments: argparse.Namespace) -> int:
+def _status(arguments: argparse.Namespace) -> int:
+    say = _say if not arguments.quiet else lambda _line: None
     if _uses_kind():
         running = kind.is_running()
-        _say(f"The kind cluster {'runs' if running else 'does not run'}.")
+        say(f"The kind cluster {'runs' if running else 'does not run'}.")
         return 0 if running else 1
     pids = local.status(Layout.default())
     if not pids:
-        _say("No cluster of this project runs on this machine.")
+        say("No cluster of this project runs on this machine.")
         return 1
     for name, pid in pids.items():
-        _say(f"{name:<26}{'down' if pid is None else f'process {pid}'}")
+        say(f"{name:<26}{'down' if pid is None else f'process {pid}'}")
     return 0 if all(pids.values()) else 1
 
 
@@ -109,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--hpa-downscale-stabilization", metavar="TIME", help="such as 0s")
     up.add_argument("--kube-api-qps", type=int, metavar="N", help="of controllers and scheduler")
     commands.add_parser("down", help="remove everything that 'up' made")
-    commands.add_parser("status", help="say what runs; the exit status is 1 when something is down")
+    status = commands.add_parser("status", help="say what runs; exit status 1: something is down")
+    status.add_argument("--quiet", action="store_true", help="say nothing, only exit")
     load = commands.add_parser("load", help="import images into the cluster")
     load.add_argument("sources", nargs="+", metavar="REF_OR_ARCHIVE")
     tools = commands.add_parser("build", help="build binaries only")

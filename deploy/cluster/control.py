@@ -16,7 +16,7 @@ from deepseek_api.errors import ConfigurationError, DeepseekError
 
 from deploy.cluster.components import Component, dump_components, read_components
 from deploy.cluster.layout import Layout
-from deploy.cluster.processes import is_member, read_pid, wait_for
+from deploy.cluster.processes import is_member, read_number, wait_for
 
 __all__ = ["component_names", "kill", "paused", "pid_of", "set_flags", "start", "stop"]
 
@@ -35,7 +35,7 @@ def pid_of(name: str, layout: Layout | None = None) -> int | None:
         ConfigurationError: there is no such component.
     """
     place = _known(name, layout)
-    pid = read_pid(place.pid_file(name))
+    pid = read_number(place.pid_file(name))
     return pid if pid is not None and is_member(pid, place.home) else None
 
 

@@ -20,7 +20,7 @@ from deploy.cluster.config import PAUSE_IMAGE
 from deploy.cluster.layout import Layout, cache_dir
 from deploy.cluster.oci import File, write_image
 
-__all__ = ["export_command", "images", "import_archive", "load", "load_all", "pause_archive"]
+__all__ = ["export_command", "import_archive", "load", "load_all", "pause_archive"]
 
 _SOURCE = Path(__file__).resolve().parent / "pause"
 
@@ -50,12 +50,6 @@ def pause_archive() -> Path:
     return target
 
 
-def images(layout: Layout) -> set[str]:
-    """Names of the images that the cluster has, those by digest excepted."""
-    listed = _run([*_ctr(layout), "images", "list", "-q"]).split()
-    return {name for name in listed if "@" not in name and not name.startswith("sha256:")}
-
-
 def import_archive(layout: Layout, archive: Path) -> list[str]:
     """Import an OCI or docker archive; return the names it has in the cluster.
 
@@ -72,8 +66,10 @@ def load(layout: Layout, source: str) -> list[str]:
     """Import an archive, or an image of docker, podman or buildah; return its names.
 
     Raises:
-        ConfigurationError: there is neither such a file nor such an image.
+        ConfigurationError: no cluster runs, or there is neither such a file nor such an image.
     """
+    if not layout.socket.exists():
+        raise ConfigurationError("No cluster runs on this machine.", hint="Run 'make cluster'.")
     if Path(source).is_file():
         return import_archive(layout, Path(source))
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,10 +82,10 @@ def load(layout: Layout, source: str) -> list[str]:
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode == 0:
                 return import_archive(layout, archive)
-            reasons.append(f"{program}: {done.stderr.strip().splitlines()[-1:]}")
+            reasons.append(f"{program} says: {(done.stderr.strip() or 'nothing').splitlines()[-1]}")
     raise ConfigurationError(
         f"'{source}' is neither a file nor an image of docker, podman or buildah.",
-        hint="Build it first. " + " ".join(reasons),
+        hint="\n".join(["Build it first.", *reasons]),
         reason="ImageNotFound",
     )
 
@@ -120,7 +116,13 @@ def _run(
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd, env=env)
     if done.returncode != 0:
         raise DeepseekError(
-            f"'{Path(command[0]).name} {' '.join(command[1:])}' failed: {done.stderr.strip()}",
+            f"'{Path(command[0]).name} {' '.join(command[1:])}' failed: {_said(done.stderr)}",
             reason="CommandFailed",
         )
     return done.stdout
+
+
+def _said(errors: str) -> str:
+    """What a program complained about, without its warnings."""
+    lines = [line for line in errors.strip().splitlines() if "level=warning" not in line]
+    return "\n".join(lines[-5:])

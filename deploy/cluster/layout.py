@@ -133,6 +133,10 @@ class Layout:
         """While this file exists the supervisor leaves the component down."""
         return self.run / f"{component}.paused"
 
+    def ends_file(self, component: str) -> Path:
+        """How often the component ended by itself."""
+        return self.run / f"{component}.ends"
+
     def log_file(self, component: str) -> Path:
         """The log of one component."""
         return self.logs / f"{component}.log"

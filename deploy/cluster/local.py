@@ -34,7 +34,7 @@ from deploy.cluster.control import pid_of, set_flags
 from deploy.cluster.images import import_archive, pause_archive
 from deploy.cluster.layout import NETWORK, PORTS, Layout, cache_dir
 from deploy.cluster.prerequisites import check_machine, check_place, check_root, cni_plugins
-from deploy.cluster.processes import is_member, read_pid, wait_for
+from deploy.cluster.processes import is_member, read_number, wait_for
 from deploy.cluster.supervisor import start_supervisor
 from deploy.cluster.teardown import leftovers, teardown
 from deploy.cluster.versions import TOOLS
@@ -42,6 +42,7 @@ from deploy.cluster.versions import TOOLS
 __all__ = ["down", "is_running", "status", "up"]
 
 _READY_S = 90.0
+_ENDS = 6
 _LOG_LINES = 15
 
 Say = Callable[[str], None]
@@ -95,7 +96,7 @@ def down(layout: Layout, *, say: Say) -> None:
 
 def is_running(layout: Layout) -> bool:
     """Whether the supervisor lives and has its complete list."""
-    pid = read_pid(layout.supervisor_pid)
+    pid = read_number(layout.supervisor_pid)
     return pid is not None and is_member(pid, layout.home) and layout.kubeconfig.exists()
 
 
@@ -172,19 +173,30 @@ def _want(layout: Layout, components: Sequence[Component]) -> None:
 
 
 def _wait(layout: Layout, component: str, condition: Callable[[], bool]) -> None:
-    if wait_for(condition, timeout_s=_READY_S):
+    """Wait for a part of the cluster; give up early on a component that ends again and again."""
+    ready = False
+
+    def decided() -> bool:
+        nonlocal ready
+        ready = condition()
+        return ready or (read_number(layout.ends_file(component)) or 0) >= _ENDS
+
+    in_time = wait_for(decided, timeout_s=_READY_S)
+    if ready:
         return
-    try:
-        lines = layout.log_file(component).read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        lines = ["(it never started)"]
-    shown = "\n".join(lines[-_LOG_LINES:])
+    why = "ended again and again" if in_time else f"was not ready within {_READY_S:.0f} s"
     raise DeepseekError(
-        f"{component} was not ready within {_READY_S:.0f} s. Its log ends with:\n{shown}",
+        f"{component} {why}. Its log ends with:\n{_last_lines(layout.log_file(component))}",
         hint="The cluster was taken away again; all logs are in "
         f"{cache_dir() / 'logs-of-last-failure'}.",
         reason="ComponentNotReady",
     )
+
+
+def _last_lines(log: Path) -> str:
+    if not log.exists():
+        return "(it never started)"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
 
 def _kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> str:

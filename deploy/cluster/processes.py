@@ -23,7 +23,7 @@ __all__ = [
     "is_member",
     "member_pids",
     "pod_pids",
-    "read_pid",
+    "read_number",
     "wait_for",
 ]
 
@@ -44,8 +44,8 @@ def wait_for(condition: Callable[[], bool], *, timeout_s: float) -> bool:
     return True
 
 
-def read_pid(file: Path) -> int | None:
-    """The process id in a file, or None where there is none."""
+def read_number(file: Path) -> int | None:
+    """The number in a file, such as a process id, or None where there is none."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

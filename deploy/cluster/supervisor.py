@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class _Supervisor:
     children: dict[str, _Child] = field(default_factory=dict)
     not_before: dict[str, float] = field(default_factory=dict)
     waits: dict[str, float] = field(default_factory=dict)
+    ends: Counter[str] = field(default_factory=Counter)
 
     def tick(self) -> None:
         """Look once at the list and at every process, and start or end what differs."""
@@ -79,6 +81,9 @@ class _Supervisor:
         wait = 0.0 if on_purpose else 0.2 if steady else self.waits.get(name, 0.1) * 2
         self.waits[name] = min(wait, _LONGEST_WAIT_S)
         self.not_before[name] = now + self.waits[name]
+        if not on_purpose:
+            self.ends[name] += 1
+            _write(self.layout.ends_file(name), str(self.ends[name]))
         _log(f"{name} ended with status {child.process.returncode}")
 
     def _start(self, component: Component) -> None:
@@ -153,7 +158,7 @@ def _terminate(child: _Child) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    scratch = path.with_suffix(".new")
+    scratch = path.with_name(f"{path.name}.new")
     scratch.write_text(text)
     scratch.rename(path)
 

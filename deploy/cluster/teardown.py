@@ -27,7 +27,7 @@ from deploy.cluster.processes import (
     is_member,
     member_pids,
     pod_pids,
-    read_pid,
+    read_number,
     wait_for,
 )
 
@@ -69,7 +69,7 @@ def teardown(layout: Layout) -> None:
 
 def _end_supervisor(layout: Layout) -> None:
     """Let the supervisor end what it started: then nobody has to collect its children."""
-    pid = read_pid(layout.supervisor_pid)
+    pid = read_number(layout.supervisor_pid)
     if pid is not None and is_member(pid, layout.home):
         os.kill(pid, signal.SIGTERM)
         wait_for(lambda: not is_member(pid, layout.home), timeout_s=_END_S)

@@ -7,11 +7,14 @@ them to a registry; ``save`` writes archives that container runtimes import (``c
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import os
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.images.base import base_image
@@ -86,6 +89,16 @@ def build(builder: Builder, names: list[str]) -> None:
         print(f"Built {tag} in {time.monotonic() - started:.0f} s.", flush=True)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until nobody else builds: two that make a base would build everything twice."""
+    folder = archive_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def archive_folder() -> Path:
     """Where archives go: ``images`` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -127,7 +140,8 @@ def main() -> int:
         os.chdir(ROOT)
         builder = find_builder()
         if options.command == "build":
-            build(builder, names)
+            with alone():
+                build(builder, names)
         elif options.command == "save":
             save(builder, names, options.folder)
         else:

@@ -16,8 +16,8 @@ from typing import Any
 
 __all__ = ["Builder", "ImageToolError", "find_builder"]
 
-_HOST_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/resolv.conf", "/etc/pip.conf")
-"""Seen by build steps and never part of an image: certificates, name servers, pip's settings."""
+_SECRETS = {"certificates": "/etc/ssl/certs/ca-certificates.crt", "pip": "/etc/pip.conf"}
+"""What the step that installs packages sees of this machine, and what no image ever holds."""
 
 _PULL_S = 120.0
 
@@ -40,9 +40,8 @@ class Builder:
         command = [self.program, "bud" if self.program == "buildah" else "build", "--network=host"]
         if self.program == "buildah":
             command += ["--isolation=chroot", "--layers"]
-        if self.program != "docker":
-            for path in _HOST_FILES:
-                command += ["-v", f"{path}:{path}:ro"] if Path(path).exists() else []
+        for name, path in _SECRETS.items():
+            command += ["--secret", f"id={name},src={path}"] if Path(path).exists() else []
         for name, value in arguments.items():
             command += ["--build-arg", f"{name}={value}"]
         for name, value in labels.items():

@@ -35,6 +35,9 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Lists that the server merges by a key; others may add items to them. Ports are compared in order:
 their key has a default, the server keeps the order, and nobody adds ports to these objects."""
+_ATOMIC: Final = frozenset({"selector", "podSelector", "matchLabels", "nodeSelector"})
+"""Objects that the server replaces as a whole: one more label selects something else, so nobody
+else's keys are allowed in them."""
 _AMOUNTS: Final = frozenset({"requests", "limits", "overhead"})
 """Objects whose values are quantities."""
 _QUANTITIES: Final = frozenset({"sizeLimit", "averageValue", "divisor"})
@@ -69,7 +72,9 @@ def _holds(want: Any, have: Any, *, field: str, parent: str) -> bool:
     if _is_left_out(want, field) and (have is None or _is_left_out(have, field)):
         return True
     if isinstance(want, Mapping):
-        return isinstance(have, Mapping) and all(
+        if not isinstance(have, Mapping) or (field in _ATOMIC and have.keys() - want.keys()):
+            return False
+        return all(
             _holds(value, have.get(name), field=name, parent=field) for name, value in want.items()
         )
     if isinstance(want, Sequence) and not isinstance(want, str):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from deepseek_api.allocation import model_type
 from deepseek_api.catalog import Catalog, CatalogEntry, CatalogSource
 from deepseek_api.suggest import did_you_mean
 from deepseek_api.v1alpha1.conditions import ConditionReason, ConditionType
@@ -77,7 +78,7 @@ def resolve(
 def _resolved(
     pipeline: ModelPipeline, model: Model, *, config: OperatorConfig, catalog: Catalog
 ) -> ResolvedModel:
-    entry = catalog.find(model.name)
+    entry = _entry_of(model, catalog)
     device = model.device or config.default_device
     case = _Case(model=model, entry=entry, device=device, config=config)
     source = case.source
@@ -86,7 +87,8 @@ def _resolved(
         gpus = 0 if device is DeviceKind.CPU else model.devices_per_replica
     return ResolvedModel(
         spec=model,
-        type=model.type or (entry.type if entry is not None else None),
+        # By the rule that shares the budget, or the two would disagree.
+        type=model_type(model, catalog),
         task=case.task,
         device=device,
         gpus=gpus,
@@ -105,6 +107,20 @@ def _resolved(
     )
 
 
+def _entry_of(model: Model, catalog: Catalog) -> CatalogEntry | None:
+    """The entry that describes a model: by its source, by its architecture or by its name."""
+    uri = model.source.uri if model.source is not None else None
+    scheme, _, place = (uri or "").partition("://")
+    architecture = place.partition("?")[0] if scheme == "random" else None
+    for entry in catalog:
+        if uri == entry.source.uri:
+            return entry
+    for entry in catalog:
+        if architecture is not None and architecture in (entry.name, entry.architecture):
+            return entry
+    return catalog.find(model.name)
+
+
 def _source_findings(case: _Case, catalog: Catalog) -> Iterator[Finding]:
     name = case.model.name
     if case.source is None:
@@ -117,7 +133,8 @@ def _source_findings(case: _Case, catalog: Catalog) -> Iterator[Finding]:
             + (f"{guess} {hint}" if guess else hint),
         )
         return
-    if case.model.source is None and case.entry is not None and case.entry.availability:
+    raw = case.source.uri.partition("://")[0] in RAW_SCHEMES
+    if raw and case.entry is not None and case.entry.availability:
         yield _degraded(
             case,
             ConditionReason.SOURCE_UNAVAILABLE,

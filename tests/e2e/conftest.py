@@ -75,20 +75,25 @@ def seed_bundles(kube: Kube) -> dict[str, Bundle]:
 def release(
     kube: Kube, seed_bundles: dict[str, Bundle], figures: Callable[[str], None]
 ) -> Iterator[Release]:
-    """The installed operator."""
+    """The installed operator; DEEPSEEK_E2E_KEEP=1 leaves it there for the next run at a desk."""
     started = time.monotonic()
-    load_project_images()
+    load_project_images(kube)
     loaded = time.monotonic()
     catalog = {name: {"source": bundle.source} for name, bundle in seed_bundles.items()}
     release = Release(kube, catalog=catalog)
-    release.remove()
+    if other := release.others():
+        pytest.fail(f"Another operator runs in this cluster; stop it first: {other}")
+    keep = os.environ.get("DEEPSEEK_E2E_KEEP") == "1"
+    if not keep:
+        release.remove()
     try:
         release.install()
         figures(f"project images loaded: {loaded - started:.1f} s")
         figures(f"chart installed: {time.monotonic() - loaded:.1f} s")
         yield release
     finally:
-        release.remove()
+        if not keep:
+            release.remove()
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ class Release:
             values.write_text(yaml.safe_dump(self.values | changes))
             self.kube.helm(
                 *("upgrade", "--install", self.name, str(CHART), "--namespace", NAMESPACE),
-                *("--values", str(values), "--wait", "--timeout", "120s"),
+                *("--values", str(values), "--take-ownership", "--wait", "--timeout", "120s"),
             )
 
     def uninstall(self) -> None:
@@ -73,6 +73,17 @@ class Release:
         self.uninstall()
         self.kube.delete("CustomResourceDefinition", _CRD)
         eventually(lambda: self.kube.get("CustomResourceDefinition", _CRD) is None)
+
+    def others(self) -> list[str]:
+        """Deployments of other releases that run an operator in this cluster."""
+        found = self.kube.items(
+            "Deployment", selector=f"{_SELECTOR},app.kubernetes.io/part-of=deepseek"
+        )
+        return [
+            f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+            for item in found
+            if item["metadata"]["namespace"] != NAMESPACE and item["spec"]["replicas"]
+        ]
 
     def pods(self) -> list[dict[str, Any]]:
         """The operator's pods, ending ones included."""

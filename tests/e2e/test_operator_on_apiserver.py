@@ -111,15 +111,14 @@ def test_a_deleted_child_comes_back(
     children = settled(namespace, "p")
     mine = {key: item for key, item in children.items() if key[0] == kind}
     assert mine
-    for (_, name), item in mine.items():
+    for _, name in mine:
         namespace.api.delete(namespace.path(kind, name))
-        old = item["metadata"]["uid"]
-        until(
-            lambda name=name, old=old: (
-                (now := namespace.get(kind, name)) and now["metadata"]["uid"] != old
-            ),
-            what=f"a new {kind} {name}",
-        )
+
+    def replaced() -> bool:
+        now = [(namespace.get(kind, name), item) for (_, name), item in mine.items()]
+        return all(new and new["metadata"]["uid"] != old["metadata"]["uid"] for new, old in now)
+
+    until(replaced, what=f"a new {kind}")
 
 
 MUTATIONS: dict[str, dict[str, Any]] = {

@@ -284,7 +284,8 @@ class ApiServer:
         extensions = self._folder / f"{name}.ext"
         extensions.write_text(extension + "\n")
         self._openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                      "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", subject)  # fmt: skip
+                      "-keyout", f"{name}.key", "-out", f"{name}.csr",
+                      "-subj", subject)  # fmt: skip
         self._openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key",
                       "-CAcreateserial", "-out", f"{name}.crt", "-days", "2",
                       "-extfile", str(extensions))  # fmt: skip

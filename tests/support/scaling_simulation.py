@@ -71,9 +71,11 @@ class Simulation:
     def used(self) -> int:
         """Units that are in use or may be, ending replicas included."""
         units = 0
-        for name in {*self.workloads, *self.running, *self.ending}:
+        for name in {*self.workloads, *self.scalers, *self.running, *self.ending}:
             wanted = self.workloads[name].replicas if name in self.workloads else 0
-            units += self.costs[name] * (max(wanted, self.running[name]) + self.ending[name])
+            bound = self.scalers[name].most if name in self.scalers else 0
+            count = max(bound, max(wanted, self.running[name]) + self.ending[name])
+            units += self.costs[name] * count
         return units
 
     def note(self) -> None:

@@ -89,7 +89,7 @@ class ConditionReason(enum.StrEnum):
     """Degraded: a replica ended and said why; the message is its own."""
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
     """Degraded: the node cannot create a container; the message is the node's."""
-    SECRET_MISSING = "SecretMissing"
+    SECRET_MISSING = "SecretMissing"  # noqa: S105 - a word, not a secret
     """Degraded: a Secret or a ConfigMap that a replica needs does not exist."""
     QUOTA_EXCEEDED = "QuotaExceeded"
     """Degraded: a quota of the namespace leaves no room for a replica."""

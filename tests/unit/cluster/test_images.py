@@ -23,5 +23,13 @@ def test_what_is_neither_file_nor_image_is_an_error_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    layout = Layout(tmp_path)
+    layout.run.mkdir()
+    layout.socket.touch()
     with pytest.raises(ConfigurationError, match="localhost/absent:1"):
-        load(Layout(tmp_path), "localhost/absent:1")
+        load(layout, "localhost/absent:1")
+
+
+def test_without_a_cluster_nothing_can_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No cluster runs"):
+        load(Layout(tmp_path), "localhost/x:1")

@@ -15,7 +15,7 @@ from deepseek_api.errors import ConfigurationError
 from deploy.cluster import control
 from deploy.cluster.components import Component, dump_components
 from deploy.cluster.layout import Layout
-from deploy.cluster.processes import end_all, is_member, member_pids, read_pid
+from deploy.cluster.processes import end_all, is_member, member_pids, read_number
 from deploy.cluster.supervisor import start_supervisor
 from tests.support.worker import until
 
@@ -70,14 +70,14 @@ def test_a_component_restarts_with_other_flags_and_only_when_they_differ(layout:
 
 
 def test_an_asked_supervisor_ends_what_it_started(layout: Layout) -> None:
-    pid = read_pid(layout.supervisor_pid)
+    pid = read_number(layout.supervisor_pid)
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
     until(lambda: not member_pids(layout.home), what="the end of all processes")
 
 
 def test_what_a_crashed_supervisor_left_is_found_by_its_mark(layout: Layout) -> None:
-    component, supervisor = control.pid_of("thing", layout), read_pid(layout.supervisor_pid)
+    component, supervisor = control.pid_of("thing", layout), read_number(layout.supervisor_pid)
     assert component is not None
     assert supervisor is not None
     os.kill(supervisor, signal.SIGKILL)
@@ -103,3 +103,9 @@ def test_an_unknown_component_is_an_error_that_lists_the_known_ones(layout: Layo
 def test_without_a_cluster_control_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No cluster"):
         control.kill("etcd", Layout(tmp_path / "absent"))
+
+
+def test_a_component_that_ends_by_itself_is_counted(layout: Layout) -> None:
+    want(layout, Component("broken", (sys.executable, "-c", "raise SystemExit(3)")))
+    until(lambda: (read_number(layout.ends_file("broken")) or 0) >= 2, what="two ends")
+    assert "broken ended with status 3" in layout.log_file("supervisor").read_text()
