@@ -24,4 +24,5 @@ KUBECONFIG="$("$BIN/python" -m deploy.cluster kubeconfig)"
 export KUBECONFIG DEEPSEEK_E2E_REQUIRED=1
 timed "binaries" "$BIN/python" -m deploy.cluster build helm
 timed "images" "$BIN/python" -m deploy.images build operator worker-cpu
+timed "chart" "$BIN/python" -m pytest -q tests/unit/chart
 timed "tests" "$BIN/python" -m pytest -m e2e tests/e2e "$@"

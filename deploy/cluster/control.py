@@ -7,13 +7,12 @@ Not for clusters of kind.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deepseek_api.errors import ConfigurationError, DeepseekError
 
+from deploy.cluster import processes
 from deploy.cluster.components import Component, dump_components, read_components
 from deploy.cluster.layout import Layout
 from deploy.cluster.processes import is_member, read_number, wait_for
@@ -49,13 +48,11 @@ def stop(name: str, layout: Layout | None = None) -> None:
     place = _known(name, layout)
     place.pause_file(name).touch()
 
-    def gone() -> bool:
+    def running() -> list[int]:
         pid = pid_of(name, place)
-        if pid is not None:
-            _signal(pid)
-        return pid is None
+        return [] if pid is None else [pid]
 
-    if not wait_for(gone, timeout_s=_TIMEOUT_S):
+    if processes.end_all(running, timeout_s=_TIMEOUT_S):
         raise DeepseekError(f"{name} does not go down.", reason="ComponentStuck")
 
 
@@ -82,7 +79,7 @@ def kill(name: str, layout: Layout | None = None) -> None:
     pid = pid_of(name, place)
     if pid is None:
         raise ConfigurationError(f"{name} does not run.", hint="Start it first.")
-    _signal(pid)
+    processes.kill(pid)
     _wait_running(name, place, but=pid)
 
 
@@ -151,10 +148,3 @@ def _known(name: str, layout: Layout | None) -> Layout:
     if name not in names:
         raise ConfigurationError(f"There is no component '{name}'.", hint=f"Known: {names}.")
     return place
-
-
-def _signal(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ __all__ = [
     "restore_settings",
     "rules",
     "run",
+    "search_path",
     "set_kernel",
     "take_note",
 ]
@@ -81,7 +83,14 @@ def run(command: Sequence[str], *, stdin: str | None = None) -> str:
         DeepseekError: it is missing or failed; the message has its error output.
     """
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, input=stdin)
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            input=stdin,
+            env=os.environ | {"PATH": search_path()},
+        )
     except FileNotFoundError:
         raise DeepseekError(f"There is no program '{command[0]}'.") from None
     if done.returncode != 0:
@@ -90,6 +99,11 @@ def run(command: Sequence[str], *, stdin: str | None = None) -> str:
             reason="CommandFailed",
         )
     return done.stdout
+
+
+def search_path() -> str:
+    """PATH with the folders of system programs, which not every root shell has."""
+    return os.pathsep.join([os.environ.get("PATH", "/usr/bin:/bin"), "/usr/sbin", "/sbin"])
 
 
 def take_note(layout: Layout) -> None:
@@ -149,11 +163,15 @@ def restore_settings(settings: dict[str, str]) -> None:
 
 
 def create_bridge() -> None:
-    """Create the pods' bridge with the node's address."""
+    """Create the pods' bridge with the node's address, and lead Service addresses to it.
+
+    Without the route a machine that has no default route could not reach a Service.
+    """
     bridge = NETWORK.bridge
     run(["ip", "link", "add", bridge, "type", "bridge"])
     run(["ip", "addr", "add", f"{NETWORK.node_ip}/{NETWORK.pod_prefix}", "dev", bridge])
     run(["ip", "link", "set", bridge, "up"])
+    run(["ip", "route", "add", NETWORK.service_cidr, "dev", bridge])
 
 
 def links() -> list[str]:
@@ -168,7 +186,8 @@ def remove_links() -> None:
     """Remove the bridge and what is attached to it."""
     for name in links():
         # A pod's end may vanish together with its namespace; `leftovers` has the last word.
-        subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+        with suppress(DeepseekError):
+            run(["ip", "link", "delete", name])
 
 
 def create_cgroups() -> None:

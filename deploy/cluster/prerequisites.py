@@ -17,7 +17,7 @@ from pathlib import Path
 from deepseek_api.errors import ConfigurationError
 
 from deploy.cluster.firewall import cluster_chains
-from deploy.cluster.host import FIREWALLS, links, rules
+from deploy.cluster.host import FIREWALLS, links, rules, search_path
 from deploy.cluster.layout import NETWORK, PORTS
 
 __all__ = [
@@ -68,8 +68,11 @@ def check_machine(*, building: bool) -> None:
     Raises:
         ConfigurationError: names everything that is missing.
     """
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    missing = {name: deb for name, deb in _PROGRAMS.items() if not shutil.which(name, path=path)}
+    missing = {
+        name: package
+        for name, package in _PROGRAMS.items()
+        if not shutil.which(name, path=search_path())
+    }
     if cni_plugins() is None:
         missing["the CNI plugins " + ", ".join(_PLUGINS)] = "containernetworking-plugins"
     wrong = complaint(

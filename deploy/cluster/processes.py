@@ -20,7 +20,9 @@ __all__ = [
     "cgroup_folders",
     "command_of",
     "end_all",
+    "is_alive",
     "is_member",
+    "kill",
     "member_pids",
     "pod_pids",
     "read_number",
@@ -52,14 +54,24 @@ def read_number(file: Path) -> int | None:
         return None
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process still holds anything; one that only waits to be collected does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return False
+    # The first thread may end before the others, which then still have all files open.
+    return state not in "ZX" or threads > 1
+
+
 def is_member(pid: int, home: Path) -> bool:
     """Whether a living process belongs to the cluster with this home."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state != "Z" and f"{MEMBER_VARIABLE}={home}".encode() in environment
+    return f"{MEMBER_VARIABLE}={home}".encode() in environment and is_alive(pid)
 
 
 def member_pids(home: Path) -> list[int]:
@@ -95,22 +107,27 @@ def command_of(pid: int) -> str:
 
 
 def end_all(find: Callable[[], list[int]], *, timeout_s: float) -> list[int]:
-    """Kill what `find` gives until it gives nothing more.
+    """Kill what `find` gives until it gives nothing more and all of it has ended.
 
     Returns:
         What could not be ended within the time.
     """
+    # A process on its way out has lost its marks, and still has its sockets and mounts.
+    seen: set[int] = set()
 
     def none_left() -> bool:
         pids = find()
+        seen.update(pids)
         for pid in pids:
-            _kill(pid)
-        return not pids
+            kill(pid)
+        return not any(is_alive(pid) for pid in seen)
 
-    return [] if wait_for(none_left, timeout_s=timeout_s) else find()
+    wait_for(none_left, timeout_s=timeout_s)
+    return [pid for pid in seen if is_alive(pid)]
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
+    """Kill a process; it may have ended by itself."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

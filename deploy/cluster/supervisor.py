@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.cluster.components import Component, read_components
+from deploy.cluster.host import search_path
 from deploy.cluster.layout import Layout
 from deploy.cluster.processes import MEMBER_VARIABLE
 
@@ -144,7 +145,7 @@ def _environment(layout: Layout, component: Component) -> dict[str, str]:
         for name, value in os.environ.items()
         if component.name == "containerd" or not name.lower().endswith("_proxy")
     }
-    path = os.pathsep.join([beside, "/usr/sbin", "/sbin", os.environ.get("PATH", "/usr/bin:/bin")])
+    path = os.pathsep.join([beside, search_path()])
     return inherited | {MEMBER_VARIABLE: str(layout.home), "PATH": path}
 
 

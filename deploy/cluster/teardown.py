@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from deploy.cluster.processes import (
     cgroup_folders,
     command_of,
     end_all,
+    is_alive,
     is_member,
     member_pids,
     pod_pids,
@@ -72,7 +72,7 @@ def _end_supervisor(layout: Layout) -> None:
     pid = read_number(layout.supervisor_pid)
     if pid is not None and is_member(pid, layout.home):
         os.kill(pid, signal.SIGTERM)
-        wait_for(lambda: not is_member(pid, layout.home), timeout_s=_END_S)
+        wait_for(lambda: not is_alive(pid), timeout_s=_END_S)
 
 
 def leftovers(layout: Layout, *, folders: bool = True) -> list[str]:
@@ -106,7 +106,8 @@ def mounts_below(folder: Path) -> list[Path]:
 
 def _unmount_all(home: Path) -> list[Path]:
     for point in mounts_below(home):
-        subprocess.run(["umount", str(point)], check=False, capture_output=True)
+        with suppress(DeepseekError):
+            host.run(["umount", str(point)])
     return mounts_below(home)
 
 

@@ -36,6 +36,8 @@ __all__ = ["Applied", "apply_objects"]
 
 _log = logging.getLogger(__name__)
 _AUTOSCALER: Final = "HorizontalPodAutoscaler"
+_SCALES: Final = frozenset({"Deployment", _AUTOSCALER})
+_SCALED: Final = _SCALES | {"Pod"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +164,18 @@ async def apply_objects(
         refused=dict(snapshot.refused),
     )
     await _find_the_rest(cluster, work, observed, wanted)
-    leftovers = [key for key in work.children if key not in wanted]
+    # Who cannot see replicas, pods or autoscalers must not move replicas: it would look as if there
+    # were none.
+    blind = work.refused.keys() & _SCALED
+    hidden = work.refused.keys() | (_SCALES if blind else frozenset())
+    leftovers = [key for key in work.children if key not in wanted and key[0] not in hidden]
     for key in [key for key in leftovers if key[0] == _AUTOSCALER]:
         model = _model(work.children[key])
         if not await work.delete(key) and model:
             # Two writers of the replicas would fight.
             work.blocked_models.add(model)
     for item in objects:
-        if item["kind"] in work.refused:
+        if item["kind"] in hidden:
             continue
         scale = scales.get(_model(item) or "") if item["kind"] == "Deployment" else None
         await work.apply(item, handover=scale.handover if scale else None)

@@ -74,6 +74,13 @@ def test_a_bundle_has_every_variant_and_only_the_files_it_lists(
     assert {file.name for file in path.iterdir()} == listed
 
 
+def test_whoever_may_read_the_manifest_may_read_every_file(
+    made: tuple[Path, Manifest, list[PrepareEvent]],
+) -> None:
+    path, _, _ = made
+    assert len({file.stat().st_mode for file in path.iterdir()}) == 1
+
+
 def test_random_weights_are_said_to_be_random(
     made: tuple[Path, Manifest, list[PrepareEvent]],
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,17 @@ from deepseek_worker.container import config_of_folder
 
 from tests.support.bundles import write_echo
 from tests.support.worker import WorkerProcess, model
+
+ON_IMPORT = """
+import os, sys
+
+def end(event, arguments):
+    if event == "import" and arguments[0] == {module!r} and "deepseek_engine" in sys.orig_argv:
+        {action}
+
+sys.addaudithook(end)
+"""
+"""A ``sitecustomize`` that ends each engine process when it imports a module."""
 
 
 def damage(bundle: Path) -> None:
@@ -46,6 +58,43 @@ def test_a_worker_that_can_serve_nothing_ends_and_says_why(
     cause = json.loads(log.read_text())
     assert cause["reason"] == reason
     assert cause["message"].startswith("Model echo: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "action", "reason", "says"),
+    [
+        ("onnxruntime", "os.kill(os.getpid(), 9)", "OutOfMemory", "Raise the memory limit"),
+        ("deepseek_engine.process", "os._exit(3)", "EngineFailed", "ended with status 3"),
+    ],
+    ids=["killed while it loads", "ends before it starts"],
+)
+def test_a_worker_whose_engine_ends_again_and_again_says_why(
+    tmp_path: Path, module: str, action: str, reason: str, says: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ON_IMPORT.format(module=module, action=action))
+    log = tmp_path / "termination-log"
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    with WorkerProcess(
+        tmp_path,
+        [model("echo", write_echo(tmp_path / "echo"))],
+        environment={"DEEPSEEK_TERMINATION_LOG": str(log), "PYTHONPATH": path},
+    ) as worker:
+        assert worker.wait() == 1
+    cause = json.loads(log.read_text())
+    assert cause["reason"] == reason
+    assert says in cause["message"]
+
+
+def test_a_model_without_memory_is_refused_before_it_takes_any(tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    with WorkerProcess(
+        tmp_path,
+        [model("echo", write_echo(tmp_path / "echo"))],
+        memory_limit_bytes=1000,
+        environment={"DEEPSEEK_TERMINATION_LOG": str(log)},
+    ) as worker:
+        assert worker.wait() == 1
+    assert json.loads(log.read_text())["reason"] == "InsufficientMemory"
 
 
 def test_a_worker_that_can_serve_one_of_two_models_goes_on(tmp_path: Path) -> None:

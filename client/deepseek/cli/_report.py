@@ -57,9 +57,11 @@ def _image_fields(image: BundleImage) -> dict[str, object]:
 
 
 def _show_image(image: BundleImage, name: str) -> None:
-    place = "its registry" if image.registry_digest else f"the store of {image.program}"
-    say(f"Image {image.reference} ({size(image.size_bytes)}) is in {place}.")
-    say(f"Digest {image.registry_digest or image.image_id}")
+    say(f"Image {image.reference} ({size(image.size_bytes)}) is in the store of {image.program}.")
+    if image.registry_digest:
+        say(f"Its registry has it as {image.registry_digest}")
+    else:
+        say(f"Image id {image.image_id}")
     source = [f"{key}: {value}" for key, value in image.source().items()]
     say("In a pipeline's model:")
     for line in ["source:", *(f"  {line}" for line in source)]:

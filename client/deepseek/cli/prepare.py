@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,7 +69,7 @@ def prepare(
     wanted = _refined(wanted, name, precisions)
     title = wanted.request.name if wanted.request else model
     with preparing(title) as on_event:
-        bundle = ensure_bundle(wanted, output=output, on_event=on_event)
+        bundle = _digested(ensure_bundle(wanted, output=output, on_event=on_event))
     packed = None
     if image is not None:
         packed = _packed(bundle, image, program, push=push)
@@ -85,6 +86,14 @@ def _image_program(image: str | None, *, push: bool) -> str:
         return ""
     check_reference(image)
     return find_program()
+
+
+def _digested(bundle: PreparedBundle) -> PreparedBundle:
+    """The bundle with its digest, which nobody has asked for yet when it was there before."""
+    from deepseek_api.manifest import bundle_digest, parse_manifest
+
+    manifest = parse_manifest((bundle.path / "manifest.json").read_bytes())
+    return replace(bundle, digest=bundle_digest(manifest))
 
 
 def _packed(bundle: PreparedBundle, image: str, program: str, *, push: bool) -> BundleImage:

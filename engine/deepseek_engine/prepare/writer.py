@@ -105,10 +105,14 @@ class BundleWriter:
     def write_torch(self, name: str, model: LoadedModel) -> WrittenGraph:
         """Write weights as safetensors and the description that the torch back end builds from."""
         weights = {key: value.contiguous() for key, value in model.module.state_dict().items()}
-        save_file(weights, self.folder / f"{name}.safetensors")
-        description = model.torch_description() | {"weights": f"{name}.safetensors"}
-        text = json.dumps(description, indent=1, sort_keys=True)
-        (self.folder / f"{name}.json").write_text(text + "\n")
+        stored, described = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
+        save_file(weights, stored)
+        text = json.dumps(
+            model.torch_description() | {"weights": stored.name}, indent=1, sort_keys=True
+        )
+        described.write_text(text + "\n")
+        # That library lets nobody but the owner read, whatever the umask; a worker is another user.
+        stored.chmod(described.stat().st_mode)
         total = sum(value.numel() * value.element_size() for value in weights.values())
         return WrittenGraph(f"{name}.json", (f"{name}.json", f"{name}.safetensors"), total)
 

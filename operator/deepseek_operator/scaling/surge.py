@@ -50,7 +50,7 @@ def surges(
         live: models by name.
         allocation: costs and weights.
         limits: what the models may have now, and what is free after that.
-        spare: unused devices of the fullest node by resource name; None: unknown.
+        spare: unused devices of the node with most of them, by resource name; None: unknown.
         resources: resource name by kind of device.
         wall: time of day, RFC 3339.
     """

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from deploy.images import __main__ as images
 from deploy.images.__main__ import INPUTS, ROOT, inputs_hash, local_name
+from deploy.images.base import DEFAULT_BASE, LOCAL_BASE, base_image
 from deploy.images.tools import Builder, ImageToolError, find_builder
 
 
@@ -84,6 +87,98 @@ def test_every_input_of_an_image_is_copied_into_it(name: str) -> None:
     for entry in INPUTS[name]:
         assert (ROOT / entry).exists()
         assert f"COPY {entry} " in text
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_what_installing_sees_of_this_machine_never_reaches_an_image(name: str) -> None:
+    text = (ROOT / "deploy" / "images" / f"{name}.Containerfile").read_text()
+    build, final = text.split("\nFROM ")[1:]
+    assert "--mount=type=secret,id=pip,target=/etc/pip.conf" in build
+    assert "--mount" not in final
+
+
+@pytest.mark.parametrize(
+    ("has", "base"),
+    [({LOCAL_BASE}, LOCAL_BASE), ({DEFAULT_BASE}, DEFAULT_BASE), (set(), DEFAULT_BASE)],
+    ids=["made here before", "pulled before", "a registry answers"],
+)
+def test_a_base_that_can_be_had_is_not_made(tools: Path, has: set[str], base: str) -> None:
+    known = "|".join(has) or "none"
+    script = (
+        f'[ $1 = pull ] && exit 0; case "$4" in {known}) echo \'{{"Id": "x"}}\';; *) exit 1;; esac'
+    )
+    program(tools, "podman", script)
+    assert base_image(Builder("podman")) == base
+
+
+def test_docker_gets_the_official_base_or_the_one_that_is_named(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert base_image(Builder("docker")) == DEFAULT_BASE
+    monkeypatch.setenv("BASE", "registry.example/python:3.12")
+    assert base_image(Builder("docker")) == "registry.example/python:3.12"
+
+
+def test_where_no_base_can_be_had_the_person_is_told(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tools, "buildah", "exit 1")
+    with pytest.raises(ImageToolError, match=r"needs root and debootstrap .*name a base in BASE="):
+        base_image(Builder("buildah"))
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("buildah", r"buildah push --quiet t oci-archive:\S+a\.partial:t"),
+        ("podman", r"podman save --quiet --format=oci-archive -o \S+a\.partial t"),
+        ("docker", r"docker save -o \S+a\.partial t"),
+    ],
+)
+def test_an_archive_appears_when_it_is_complete(
+    tools: Path, tmp_path: Path, name: str, command: str
+) -> None:
+    archive = tmp_path / "a.tar"
+    program(tools, name, f"echo archive > {tmp_path}/a.partial")
+    Builder(name).save("t", archive)
+    assert re.search(command, (tools / "calls").read_text())
+    assert archive.read_text() == "archive\n"
+
+
+def test_images_are_pushed_under_the_name_of_the_registry(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tools, "buildah", "exit 0")
+    monkeypatch.setenv("REGISTRY", "registry.example/team/")
+    images.push(Builder("buildah"), ["operator"])
+    assert (
+        (tools / "calls")
+        .read_text()
+        .endswith(
+            "push localhost/deepseek/operator:0.1.0 docker://registry.example/team/operator:0.1.0\n"
+        )
+    )
+
+
+def test_a_push_without_a_registry_says_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGISTRY", raising=False)
+    with pytest.raises(ImageToolError, match="make images push REGISTRY="):
+        images.push(Builder("buildah"), ["operator"])
+
+
+def test_an_image_with_the_same_inputs_is_not_built_again(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BASE", "base")
+    inputs = inputs_hash("operator", "base ")
+    labels = f'{{"{images.INPUTS_LABEL}": "%s"}}'
+    script = f'[ $4 = base ] && exit 1; echo \'{{"Config": {{"Labels": {labels}}}}}\''
+    program(tools, "podman", script % inputs)
+    images.build(Builder("podman"), ["operator"])
+    assert "is up to date" in capsys.readouterr().out
+    program(tools, "podman", script % "other")
+    images.build(Builder("podman"), ["operator"])
+    assert "podman build " in (tools / "calls").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(INPUTS))

@@ -209,6 +209,15 @@ def test_a_kind_that_cannot_be_listed_is_left_as_it_is_and_named(cluster: FakeCl
     assert "services is forbidden" in finding.message
 
 
+@pytest.mark.parametrize("kind", ["Pod", "Deployment", "HorizontalPodAutoscaler"])
+def test_who_cannot_see_what_scales_moves_no_replicas(cluster: FakeCluster, kind: str) -> None:
+    run(cluster, [deployment(1), hpa(5)])
+    cluster.calls.clear()
+    cluster.refused[kind] = f"{kind} is forbidden"
+    run(cluster, [deployment(2), child("Service")])
+    assert {call.kind for call in cluster.calls} == {"Service"}
+
+
 def test_what_was_applied_is_seen_afterwards(cluster: FakeCluster) -> None:
     run(cluster, [deployment(1), hpa(5), child("Service", "p-old")])
     applied = run(cluster, [deployment(2), child("Service")])

@@ -65,7 +65,7 @@ def happen(cluster: Simulation, event: int) -> None:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(models, costs, st.integers(1, 12), st.sampled_from(["replicas", "gpus"]), stories)
 def test_the_budget_is_kept_at_every_step_and_the_grants_are_reached(
     first: bytes,
@@ -134,3 +134,16 @@ def test_weights_that_are_edited_move_replicas_to_the_other_model() -> None:
     cluster.settle()
     assert {name: work.replicas for name, work in cluster.workloads.items()} == {"a": 3, "b": 1}
     assert cluster.most_used == 4
+
+
+def test_replicas_do_not_dip_when_a_model_is_handed_over_and_back() -> None:
+    cluster = Simulation(pipeline(fixed("a", 3)), {"a": 1})
+    cluster.settle()
+    cluster.load["a"] = 3
+    for wanted in (scaled("a", 1, 5), fixed("a", 3), scaled("a", 1, 5)):
+        cluster.wanted = pipeline(wanted)
+        for _ in range(4):
+            cluster.reconcile(order=["a"])
+            assert cluster.workloads["a"].replicas == 3
+            cluster.sync_autoscaler("a")
+            assert cluster.workloads["a"].replicas == 3

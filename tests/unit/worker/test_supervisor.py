@@ -46,6 +46,18 @@ async def test_an_engine_that_never_starts_is_given_up() -> None:
     assert subject.restarts == MAX_FAILED_STARTS - 1
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", -9)],
+    ids=["ended", "killed by somebody else"],
+)
+async def test_it_is_known_how_the_last_process_ended(code: str, status: int) -> None:
+    subject = supervisor(code)
+    async with asyncio.timeout(20):
+        await subject.run()
+    assert subject.last_status == status
+
+
 async def test_the_engine_gets_its_configuration_as_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

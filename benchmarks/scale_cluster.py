@@ -1,0 +1,145 @@
+"""A control plane with pretended nodes, for measuring the operator with many pipelines.
+
+Why it exists: hundreds of pods cannot run on one machine, but an operator sees only the API. kwok
+says that every pod is ready as soon as it is scheduled; nothing runs and no probe is answered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+from deploy.cluster.binaries import binary, go_environment
+from deploy.cluster.versions import TOOLS
+from tests.support.apiserver import ApiServer, binaries
+
+__all__ = ["OPERATOR_USER", "ScaleCluster"]
+
+OPERATOR_USER = "measured-operator"
+"""The operator's own user: its requests are counted by their flow."""
+_NODES = 10
+_STAGES = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
+_FLOWS = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas"
+_BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+
+
+class ScaleCluster(ApiServer):
+    """An API server, fast controllers, a scheduler and pretended nodes; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+        programs = {name: binary(name) for name in names}
+        os.environ.setdefault("DEEPSEEK_TEST_KUBE_BIN", str(programs["etcd"].parent))
+        super().__init__((binaries() or {}) | programs, folder)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self._pretend()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for name in ("kwok", "kube-scheduler"):
+            self._stop(name)
+        super().__exit__(*error)
+
+    def operator_user(self) -> Path:
+        """Settings file of the operator's user, who may do everything."""
+        binding = {
+            "metadata": {"name": OPERATOR_USER},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "cluster-admin",
+            },
+            "subjects": [_subject(kind="User", apiGroup="rbac.authorization.k8s.io")],
+        }
+        self.request("POST", _BINDINGS, binding)
+        rule = {
+            "subjects": [{"kind": "User", "user": {"name": OPERATOR_USER}}],
+            "resourceRules": [
+                {
+                    "verbs": ["*"],
+                    "apiGroups": ["*"],
+                    "resources": ["*"],
+                    "namespaces": ["*"],
+                    "clusterScope": True,
+                }
+            ],
+        }
+        flow = {
+            "metadata": {"name": OPERATOR_USER},
+            "spec": {
+                "matchingPrecedence": 100,
+                "priorityLevelConfiguration": {"name": "workload-high"},
+                "distinguisherMethod": {"type": "ByUser"},
+                "rules": [rule],
+            },
+        }
+        self.request("POST", _FLOWS, flow)
+        return self.user(OPERATOR_USER)
+
+    def operator_requests(self) -> float:
+        """Requests that the operator has sent; a watch counts once."""
+        request = urllib.request.Request(f"{self.url}/metrics")
+        with urllib.request.urlopen(request, context=self._context(), timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        name = "apiserver_flowcontrol_dispatched_requests_total{"
+        own = [line for line in lines if line.startswith(name) and f'"{OPERATOR_USER}"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in own)
+
+    def _start_controllers(self) -> None:
+        quick = ("--kube-api-qps=400", "--kube-api-burst=800", "--leader-elect=false")
+        kubeconfig = f"--kubeconfig={self.kubeconfig}"
+        self._run(
+            "kube-controller-manager",
+            *(kubeconfig, *quick, "--secure-port=0", "--use-service-account-credentials=false"),
+            f"--service-account-private-key-file={self._folder}/sa.key",
+            "--controllers=deployment-controller,replicaset-controller,"
+            "garbage-collector-controller,serviceaccount-controller,namespace-controller,"
+            "disruption-controller",
+        )
+        self._run("kube-scheduler", kubeconfig, *quick, "--secure-port=0")
+
+    def _pretend(self) -> None:
+        config = self._folder / "kwok.yaml"
+        config.write_text("\n---\n".join(_stages()))
+        self._run(
+            "kwok",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--config={config}",
+            "--manage-all-nodes=true",
+            "--cidr=10.0.0.0/8",
+        )
+        amount = {"cpu": "1000", "memory": "10000Gi", "pods": "2000"}
+        for number in range(_NODES):
+            node = {
+                "metadata": {"name": f"pretended-{number}"},
+                "status": {"capacity": amount, "allocatable": amount},
+            }
+            self.request("POST", "/api/v1/nodes", node)
+
+
+def _stages() -> list[str]:
+    done = subprocess.run(
+        ["go", "list", "-m", "-f", "{{json .Dir}}", "sigs.k8s.io/kwok"],
+        cwd=TOOLS["kwok"].folder,
+        env=go_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder = Path(json.loads(done.stdout)) / "kustomize" / "stage"
+    files = [path for stage in _STAGES for path in sorted((folder / stage).glob("*.yaml"))]
+    return [path.read_text() for path in files if path.name != "kustomization.yaml"]
+
+
+def _subject(**fields: str) -> dict[str, str]:
+    return {"name": OPERATOR_USER} | fields
