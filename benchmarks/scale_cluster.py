@@ -129,14 +129,14 @@ class ScaleCluster(ApiServer):
 
 def _stages() -> list[str]:
     done = subprocess.run(
-        ["go", "list", "-m", "-f", "{{json .Dir}}", "sigs.k8s.io/kwok"],
+        ["go", "mod", "download", "-json", "sigs.k8s.io/kwok"],
         cwd=TOOLS["kwok"].folder,
         env=go_environment(),
         capture_output=True,
         text=True,
         check=True,
     )
-    folder = Path(json.loads(done.stdout)) / "kustomize" / "stage"
+    folder = Path(json.loads(done.stdout)["Dir"]) / "kustomize" / "stage"
     files = [path for stage in _STAGES for path in sorted((folder / stage).glob("*.yaml"))]
     return [path.read_text() for path in files if path.name != "kustomization.yaml"]
 

@@ -121,7 +121,7 @@ def test_wrong_settings_are_left_in_the_termination_log(tmp_path: Path) -> None:
     with WorkerProcess(tmp_path, [], environment={"DEEPSEEK_TERMINATION_LOG": str(log)}) as worker:
         assert worker.wait() == 2
     assert json.loads(log.read_text()) == {
-        "reason": "ConfigurationInvalid",
+        "reason": "InvalidConfiguration",
         "message": "No model is configured. List at least one model.",
     }
 

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_worker(msgspec.structs.replace(config, **given))
     except ConfigurationError as error:
         print(error, file=sys.stderr)  # noqa: T201
-        report_end(reason="ConfigurationInvalid", message=str(error))
+        report_end(reason=error.reason, message=str(error))
         return _EXIT_CONFIGURATION
 
 

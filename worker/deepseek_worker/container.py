@@ -37,6 +37,7 @@ def config_of_folder(folder: Path) -> WorkerConfig:
         raise ConfigurationError(
             f"There is no bundle below {folder}.",
             hint=f"Mount a folder that 'deepseek prepare' wrote at {folder}/NAME.",
+            reason="MissingBundle",
         )
     models = tuple(ModelConfig(name=bundle.name, bundle=str(bundle)) for bundle in bundles)
     return WorkerConfig(models=models, host="0.0.0.0")  # noqa: S104 - that is what a container is for
