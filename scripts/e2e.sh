@@ -17,12 +17,14 @@ timed() {
 if "$BIN/python" -m deploy.cluster status --quiet; then
   echo "The local cluster runs already and is left running."
 else
+  timed "binaries" "$BIN/python" -m deploy.cluster build
+  timed "the cluster itself" "$BIN/python" -m pytest -q -m e2e tests/e2e/test_local_cluster.py
   trap '"$BIN/python" -m deploy.cluster down' EXIT
   timed "cluster" "$BIN/python" -m deploy.cluster up --hpa-sync-period 5s --hpa-downscale-stabilization 0s
 fi
 KUBECONFIG="$("$BIN/python" -m deploy.cluster kubeconfig)"
 export KUBECONFIG DEEPSEEK_E2E_REQUIRED=1
-timed "binaries" "$BIN/python" -m deploy.cluster build helm
+timed "helm" "$BIN/python" -m deploy.cluster build helm
 timed "images" "$BIN/python" -m deploy.images build operator worker-cpu
 timed "chart" "$BIN/python" -m pytest -q tests/unit/chart
-timed "tests" "$BIN/python" -m pytest -m e2e tests/e2e "$@"
+timed "tests" "$BIN/python" -m pytest -m e2e tests/e2e --ignore tests/e2e/test_local_cluster.py "$@"

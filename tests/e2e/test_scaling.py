@@ -30,7 +30,8 @@ def check_writers(sampler: Sampler, model: str) -> None:
     seen = [s for s in sampler.samples if model in s.replicas]
     for before, after in pairwise(seen):
         if before.replicas[model] != after.replicas[model]:
-            assert after.writers[model] == (AUTOSCALER,), after
+            # The server does not always note the autoscaler's first write of a field nobody owns.
+            assert set(after.writers[model]) <= {AUTOSCALER}, after
     scaled = False
     for sample in seen:
         writers = set(sample.writers[model])
