@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle-s", type=int, default=60, help="seconds without any change")
     parser.add_argument("--output", type=Path, default=RESULTS / "operator_scale.json")
     options = parser.parse_args(argv)
+    # A terminated run must leave no control plane behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with ScaleCluster(folder) as api:

@@ -104,7 +104,8 @@ class ScaleCluster(ApiServer):
             f"--service-account-private-key-file={self._folder}/sa.key",
             "--controllers=deployment-controller,replicaset-controller,"
             "garbage-collector-controller,serviceaccount-controller,namespace-controller,"
-            "disruption-controller",
+            # Without the last one a new node keeps its taint and takes no pod.
+            "disruption-controller,node-lifecycle-controller",
         )
         self._run("kube-scheduler", kubeconfig, *quick, "--secure-port=0")
 

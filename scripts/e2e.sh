@@ -26,5 +26,9 @@ KUBECONFIG="$("$BIN/python" -m deploy.cluster kubeconfig)"
 export KUBECONFIG DEEPSEEK_E2E_REQUIRED=1
 timed "helm" "$BIN/python" -m deploy.cluster build helm
 timed "images" "$BIN/python" -m deploy.images build operator worker-cpu
+# Some tests break the API server, so they start one of their own.
+DEEPSEEK_TEST_KUBE_BIN="$("$BIN/python" -c 'from deploy.cluster.binaries import binary
+print(binary("kube-apiserver").parent, binary("etcd").parent, sep=":")')"
+export DEEPSEEK_TEST_KUBE_BIN
 timed "chart" "$BIN/python" -m pytest -q tests/unit/chart
 timed "tests" "$BIN/python" -m pytest -m e2e tests/e2e --ignore tests/e2e/test_local_cluster.py "$@"

@@ -13,6 +13,8 @@ from tests.support.cluster import ROOT, ApiRefused, Kube, Space
 
 CORPUS = ROOT / "tests" / "data" / "invalid"
 EXPECTED: dict[str, dict[str, Any]] = yaml.safe_load((CORPUS / "expected.yaml").read_text())
+READER_ONLY = {"nested-too-deep"}
+"""Refused by our reader alone: it limits nesting, the server does not below an unchecked field."""
 
 
 def of_class(*names: str) -> list[str]:
@@ -80,7 +82,7 @@ def test_the_server_takes_what_only_the_command_line_can_know(name: str, bare_sp
 
 
 @pytest.mark.usefixtures("crd")
-@pytest.mark.parametrize("name", of_class("load"))
+@pytest.mark.parametrize("name", sorted(set(of_class("load")) - READER_ONLY))
 def test_what_is_no_readable_pipeline_is_refused(
     name: str, bare_space: Space, refused_by_kubectl: Callable[[str], bool]
 ) -> None:
