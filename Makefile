@@ -8,13 +8,13 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell $(p) -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' >/dev/null 2>&1 && echo ok),$(p))))
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
-SOURCES := client crds deploy engine operator protos worker tests benchmarks examples scripts
+SOURCES := client crds deploy engine kernels operator protos worker tests benchmarks examples scripts
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
 ##@ Use
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/installed ## Create the environment in .venv from the hashed lock
 
@@ -65,7 +65,7 @@ lock: setup ## The hashed requirement files from pyproject.toml
 	@$(LOCK) --extra cpu -o requirements/cpu.txt
 	@$(BIN)/uv pip compile --group operator-image --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" -o requirements/operator.txt
-	@$(LOCK) --extra prepare --extra quickstart -o requirements/cuda.txt
+	@$(LOCK) --extra cuda --extra prepare --extra quickstart -o requirements/cuda.txt
 	@$(LOCK) --extra dev -o requirements/dev.txt
 	@echo 'uv' | $(BIN)/uv pip compile - --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" -o requirements/bootstrap.txt

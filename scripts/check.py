@@ -18,6 +18,7 @@ SOURCES = [
     "crds",
     "deploy",
     "engine",
+    "kernels",
     "operator",
     "protos",
     "worker",
