@@ -1,8 +1,9 @@
 """Settings of a gRPC connection: message sizes, retries, TLS.
 
 Why it exists: both clients open the same kind of channel. Retries are gRPC's own, by service
-config, and only for UNAVAILABLE: an inference has no side effects, and every other code would
-fail again.
+config: an inference has no side effects. Only UNAVAILABLE and CANCELLED by the server, with which
+gRPC answers what reaches it in the moment of its end, can end differently the next time. A channel connects again as soon as a retry needs it: after gRPC's own pause of 1 s
+every attempt of a request would be spent on the first refused connection.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _SERVICE_CONFIG = json.dumps(
             {
                 "name": [{"service": "inference.GRPCInferenceService"}],
                 "retryPolicy": {
-                    "maxAttempts": 4,
+                    "maxAttempts": 5,
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ]
@@ -78,6 +79,10 @@ def _read(path: str | Path | None) -> bytes | None:
         ) from error
 
 
+_RECONNECT_MS = 100
+_RECONNECT_MOST_MS = 5_000
+
+
 def target_of(url: str) -> str:
     """The gRPC target of an address: ``host:port``, with an optional ``grpc://`` in front.
 
@@ -102,6 +107,10 @@ def options(tls: TLSConfig | None) -> list[tuple[str, str | int]]:
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.enable_retries", 1),
         ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MOST_MS),
+        # Otherwise all clients of a process share one connection, and so one pod of a Service.
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     if tls is not None and tls.server_name:
         chosen.append(("grpc.ssl_target_name_override", tls.server_name))

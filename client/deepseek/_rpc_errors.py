@@ -25,7 +25,6 @@ _CODES = {
     grpc.StatusCode.ALREADY_EXISTS: ErrorCode.FAILED_PRECONDITION,
     grpc.StatusCode.PERMISSION_DENIED: ErrorCode.FAILED_PRECONDITION,
     grpc.StatusCode.UNAUTHENTICATED: ErrorCode.FAILED_PRECONDITION,
-    grpc.StatusCode.CANCELLED: ErrorCode.UNAVAILABLE,
     grpc.StatusCode.ABORTED: ErrorCode.UNAVAILABLE,
 }
 """Statuses that have no code of their own; the rest keep their name or become INTERNAL."""
@@ -71,6 +70,12 @@ def from_rpc_error(error: RpcFailure, *, url: str, trailing: Iterable[Any]) -> D
     details = _read_details(trailing)
     if status is grpc.StatusCode.UNAVAILABLE:
         return _unavailable(sentence, url, details)
+    if status is grpc.StatusCode.CANCELLED:
+        return EngineUnavailableError(
+            f"The call of the server at {url} ended before its answer.",
+            hint="Send it again, unless this client was closed.",
+            reason="Cancelled",
+        )
     code = _CODES.get(status) or ErrorCode.__members__.get(status.name, ErrorCode.INTERNAL)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED and sentence in ("", "Deadline Exceeded"):
         return InferenceError(

@@ -35,6 +35,7 @@ INPUTS = {
         "requirements/cuda.txt",
         "crds/deepseek_api",
         "protos/deepseek_protos",
+        "kernels/deepseek_kernels",
         "engine/deepseek_engine",
         "worker/deepseek_worker",
     ],
@@ -54,6 +55,11 @@ def version() -> str:
 def local_name(name: str) -> str:
     """Name of an image on this machine."""
     return f"localhost/deepseek/{name}:{version()}"
+
+
+def pushed_name(name: str, registry: str) -> str:
+    """Name of an image in a registry; the chart asks for the same below its ``registry``."""
+    return f"{registry.rstrip('/')}/deepseek/{name}:{version()}"
 
 
 def inputs_hash(name: str, base: str) -> str:
@@ -116,11 +122,11 @@ def save(builder: Builder, names: list[str], folder: Path) -> None:
 
 def push(builder: Builder, names: list[str]) -> None:
     """Send images to ``$REGISTRY``."""
-    registry = os.environ.get("REGISTRY", "").rstrip("/")
+    registry = os.environ.get("REGISTRY", "")
     if not registry:
         raise ImageToolError("Say where to: make images push REGISTRY=registry.example/team")
     for name in names:
-        reference = f"{registry}/{name}:{version()}"
+        reference = pushed_name(name, registry)
         builder.push(local_name(name), reference)
         print(f"Pushed {reference}", flush=True)
 

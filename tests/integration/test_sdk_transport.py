@@ -17,6 +17,8 @@ from deepseek_api.errors import EngineUnavailableError, ErrorCode, InferenceErro
 from deepseek_protos import inference_pb2 as pb
 from deepseek_protos import inference_pb2_grpc
 
+from tests.support.relay import Relay
+
 
 class Moody(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Fails the first calls with the given statuses, then answers."""
@@ -50,11 +52,30 @@ def serving(service: Moody, credentials: grpc.ServerCredentials | None = None) -
         server.stop(None).wait()
 
 
-def test_unavailable_is_tried_again() -> None:
-    service = Moody(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE)
+@pytest.mark.parametrize(
+    "status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED], ids=lambda s: s.name
+)
+def test_what_another_server_may_answer_is_tried_again(status: grpc.StatusCode) -> None:
+    service = Moody(status, status)
     with serving(service) as url, Client(url) as client:
         assert client.infer("m", {}).model == "m"
     assert service.calls == 3
+
+
+def test_a_connection_that_is_lost_once_fails_no_request() -> None:
+    """The address of a Service leads for a moment to a pod that has just ended."""
+    with serving(Moody()) as server, Relay(server, resets=1) as way, Client(way.url) as client:
+        assert client.infer("m", {}).model == "m"
+    assert way.connections == 1
+
+
+def test_every_client_has_a_connection_of_its_own() -> None:
+    """A Service chooses a pod for each connection: a shared one would reach only one pod."""
+    with serving(Moody()) as server, Relay(server) as way:
+        with Client(way.url) as first, Client(way.url) as second:
+            assert first.ready()
+            assert second.ready()
+        assert way.connections == 2
 
 
 def test_unavailable_is_not_tried_for_ever() -> None:
@@ -62,7 +83,7 @@ def test_unavailable_is_not_tried_for_ever() -> None:
     refused = pytest.raises(EngineUnavailableError, match="Not now")
     with serving(service) as url, Client(url) as client, refused:
         client.infer("m", {})
-    assert service.calls == 4
+    assert service.calls == 5
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
+from deepseek import Client
 from deepseek_protos import inference_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support import bundles
+from tests.support.relay import Relay
 from tests.support.worker import WorkerProcess, alive, echo_request, error_of, model, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -67,10 +70,27 @@ def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(
         with pytest.raises(grpc.RpcError) as refusal:
             stub.ModelInfer(echo_request(model="slow"), timeout=20)
         assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "shutting down" in str(refusal.value.details())
         assert [call.result().outputs[0].name for call in calls] == ["OUT"] * 4
         assert worker.wait() == 0
         assert not alive(engine)
+
+
+def test_a_kept_connection_goes_elsewhere_while_running_requests_finish(
+    tmp_path: Path, slow: Path
+) -> None:
+    models = [model("slow", slow, max_batch_size=1)]
+    with WorkerProcess(tmp_path, models) as old, WorkerProcess(tmp_path, models) as new:
+        given = {"IN": np.zeros((1, 16), np.float32)}
+        with Relay(old.wait_ready().target) as way, Client(way.url) as client, old.stub() as stub:
+            assert client.infer("slow", given)
+            way.target = new.wait_ready().target
+            calls = start_requests(old, stub, 20)
+            old.signal(signal.SIGTERM)
+            old.wait_log("the worker stops")
+            assert client.infer("slow", given)
+            assert not calls[-1].done()
+            assert [call.result().outputs[0].name for call in calls] == ["OUT"] * 20
+        assert old.wait() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

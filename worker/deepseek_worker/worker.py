@@ -185,11 +185,14 @@ class Worker:
         )
 
     async def _shut_down(self) -> None:
-        """Refuse new requests, let the running ones finish, then close the port."""
+        """Close the port, let the running requests finish, then end the connections."""
         logger.info("the worker stops", extra={"running": self._drain.count})
         self._drain.start()
         self._health.shut_down()
         limit = self._config.drain_s if self._stop.is_set() else 0.0
+        # Every connection is told at once that it ends, so that clients go to another worker
+        # while their running requests finish here.
+        leaving = asyncio.create_task(self._server.stop(limit + _CLOSE_GRACE_S))
         idle = asyncio.create_task(self._drain.wait_idle(limit))
         at_once = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({idle, at_once}, return_when=asyncio.FIRST_COMPLETED)
@@ -198,6 +201,7 @@ class Worker:
             logger.warning("requests are abandoned", extra={"running": self._drain.count})
         await self._engine.close()  # what still runs is answered with UNAVAILABLE
         await self._server.stop(_CLOSE_GRACE_S)
+        await leaving
 
     def _heartbeat(self, heartbeat: Heartbeat) -> None:
         self._supervisor.heartbeat(heartbeat)

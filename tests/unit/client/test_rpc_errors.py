@@ -71,6 +71,12 @@ def test_status_keeps_its_code_and_sentence(status: Code, code: ErrorCode) -> No
     assert (error.code, error.message) == (code, "The server's sentence.")
 
 
+def test_a_call_that_the_server_ended_may_be_sent_again() -> None:
+    error = translate(Code.CANCELLED, "CANCELLED")
+    assert isinstance(error, EngineUnavailableError)
+    assert error.reason == "Cancelled"
+
+
 def test_a_full_queue_carries_the_time_to_wait() -> None:
     error = translate(Code.UNAVAILABLE, "Full.", retry_s=1.5, reason="QueueFull")
     assert isinstance(error, QueueFullError)

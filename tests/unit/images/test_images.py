@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deploy.images import __main__ as images
 from deploy.images.__main__ import INPUTS, ROOT, inputs_hash, local_name
@@ -151,13 +152,20 @@ def test_images_are_pushed_under_the_name_of_the_registry(
     program(tools, "buildah", "exit 0")
     monkeypatch.setenv("REGISTRY", "registry.example/team/")
     images.push(Builder("buildah"), ["operator"])
-    assert (
-        (tools / "calls")
-        .read_text()
-        .endswith(
-            "push localhost/deepseek/operator:0.1.0 docker://registry.example/team/operator:0.1.0\n"
-        )
-    )
+    (line,) = (tools / "calls").read_text().splitlines()
+    here, there = line.split()[-2:]
+    assert here == "localhost/deepseek/operator:0.1.0"
+    assert there == "docker://registry.example/team/deepseek/operator:0.1.0"
+
+
+def test_the_chart_asks_for_the_names_that_are_pushed() -> None:
+    chart = ROOT / "charts" / "deepseek-operator"
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    tag = yaml.safe_load((chart / "Chart.yaml").read_text())["appVersion"]
+    asked = {values["image"]["repository"], *values["images"].values(), values["torchImage"]}
+    assert {f"r.example/{name}:{tag}" for name in asked} == {
+        images.pushed_name(name, "r.example") for name in INPUTS
+    }
 
 
 def test_a_push_without_a_registry_says_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
