@@ -57,15 +57,23 @@ def test_a_rollout_with_a_spare_gpu_fails_no_request(
     old = space.pod_uids("roomy")
     with reach(space, "roomy-echo") as target:
         eventually(lambda: answers(target, "echo"), timeout_s=20)
-        with Load(target, "echo") as load:
+        with (
+            Sampler(space, "roomy") as sampler,
+            Load(target, "echo", threads=1) as each,
+            Load(target, "echo", threads=1, kept=True) as kept,
+        ):
             seconds = rollout(space, "roomy")
             eventually(lambda: len(space.pods("roomy")) == 1, timeout_s=40)
+    least = min(sample.ready.get("echo", 0) for sample in sampler.samples)
     figures(
-        f"rollout with a spare GPU: {seconds:.1f} s, {load.ok} requests answered, "
-        f"{len(load.failures)} failed"
+        f"rollout with a spare GPU: {seconds:.1f} s, at least {least} ready; answered "
+        f"{each.ok} requests over connections of their own ({len(each.failures)} failed) and "
+        f"{kept.ok} over a kept one ({len(kept.failures)} failed)"
     )
-    assert load.failures == []
-    assert load.ok > 20
+    assert least >= 1
+    assert each.failures + kept.failures == []
+    assert each.ok > 20
+    assert kept.ok > 20
     assert not old & space.pod_uids("roomy")
 
 

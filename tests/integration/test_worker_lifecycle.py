@@ -84,12 +84,12 @@ def test_a_kept_connection_goes_elsewhere_while_running_requests_finish(
         with Relay(old.wait_ready().target) as way, Client(way.url) as client, old.stub() as stub:
             assert client.infer("slow", given)
             way.target = new.wait_ready().target
-            calls = start_requests(old, stub, 20)
+            calls = start_requests(old, stub, 10)
             old.signal(signal.SIGTERM)
             old.wait_log("the worker stops")
             assert client.infer("slow", given)
             assert not calls[-1].done()
-            assert [call.result().outputs[0].name for call in calls] == ["OUT"] * 20
+            assert [call.result().outputs[0].name for call in calls] == ["OUT"] * 10
         assert old.wait() == 0
 
 

@@ -118,12 +118,16 @@ def _model(item: Wire) -> str:
 
 
 class Load:
-    """Sends one request after the other to a model of `write_echo` or `write_slow`."""
+    """Sends one request after the other to a model of `write_echo` or `write_slow`.
 
-    def __init__(self, target: str, model: str, *, threads: int = 2) -> None:
+    A Service chooses a pod for each connection, so every request brings its own; with ``kept``
+    each thread stays with one connection for as long as the server lets it, as most clients do.
+    """
+
+    def __init__(self, target: str, model: str, *, threads: int = 2, kept: bool = False) -> None:
         self.ok = 0
         self.failures: list[str] = []
-        self._target, self._model = target, model
+        self._target, self._model, self._kept = target, model, kept
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
@@ -144,29 +148,37 @@ class Load:
             thread.join(60)
 
     def _run(self) -> None:
-        # A Service chooses a pod for each connection, so every request brings its own.
-        while not self._stop.is_set():
-            try:
-                ask(self._target, self._model)
-            except DeepseekError as failed:
-                with self._lock:
-                    self.failures.append(f"{type(failed).__name__}: {failed}")
-            else:
-                with self._lock:
-                    self.ok += 1
+        with Client(self._target) as own:
+            while not self._stop.is_set():
+                try:
+                    if self._kept:
+                        echo(own, self._model)
+                    else:
+                        ask(self._target, self._model)
+                except DeepseekError as failed:
+                    with self._lock:
+                        self.failures.append(f"{time.monotonic():.2f} {failed.reason}: {failed}")
+                else:
+                    with self._lock:
+                        self.ok += 1
 
 
 def ask(target: str, model: str, *, timeout_s: float = 30) -> None:
+    """One inference over a connection of its own; see `echo`."""
+    with Client(target) as client:
+        echo(client, model, timeout_s=timeout_s)
+
+
+def echo(client: Client, model: str, *, timeout_s: float = 30) -> None:
     """One inference of a model that gives back what it gets.
 
     Raises:
         DeepseekError: it failed.
     """
     given = np.arange(16, dtype=np.float32).reshape(1, 16)
-    with Client(target) as client:
-        found = client.infer(model, {"IN": given}, timeout=timeout_s)
+    found = client.infer(model, {"IN": given}, timeout=timeout_s)
     if not np.array_equal(found["OUT"], given):
-        raise AssertionError(f"{model} at {target} gave something else: {found['OUT']}")
+        raise AssertionError(f"{model} gave something else: {found['OUT']}")
 
 
 def answers(target: str, model: str) -> bool:

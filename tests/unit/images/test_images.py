@@ -85,9 +85,13 @@ def test_another_base_or_another_image_is_another_build() -> None:
 @pytest.mark.parametrize("name", sorted(INPUTS))
 def test_every_input_of_an_image_is_copied_into_it(name: str) -> None:
     text = (ROOT / "deploy" / "images" / f"{name}.Containerfile").read_text()
+    let_in = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
+    }
     for entry in INPUTS[name]:
         assert (ROOT / entry).exists()
         assert f"COPY {entry} " in text
+        assert entry in let_in or f"{Path(entry).parent}/*{Path(entry).suffix}" in let_in
 
 
 @pytest.mark.parametrize("name", sorted(INPUTS))
