@@ -26,6 +26,7 @@ KUBECONFIG="$("$BIN/python" -m deploy.cluster kubeconfig)"
 export KUBECONFIG DEEPSEEK_E2E_REQUIRED=1
 timed "helm" "$BIN/python" -m deploy.cluster build helm
 timed "images" "$BIN/python" -m deploy.images build operator worker-cpu
+timed "bundles" "$BIN/python" -m tests.support.cluster_images
 # Some tests break the API server, so they start one of their own.
 DEEPSEEK_TEST_KUBE_BIN="$("$BIN/python" -c 'from deploy.cluster.binaries import binary
 print(binary("kube-apiserver").parent, binary("etcd").parent, sep=":")')"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.support.cluster_images import (
 )
 
 HERE = Path(__file__).resolve().parent
+ALLOWED_SKIP = re.compile(r"\[(kind|by hand)\]")
+"""Ends the reason of a skip that the gate accepts."""
 _FIGURES: list[str] = []
 
 
@@ -35,6 +38,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def figures() -> Callable[[str], None]:
     """Take down a line that is printed at the end of the run."""
     return _FIGURES.append
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With DEEPSEEK_E2E_REQUIRED a prerequisite that is missing is a failure, not a skip."""
+    report = yield
+    required = os.environ.get("DEEPSEEK_E2E_REQUIRED") == "1"
+    if report.skipped and required and not ALLOWED_SKIP.search(str(report.longrepr)):
+        report.outcome = "failed"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ class Release:
     def __init__(self, kube: Kube, *, catalog: Mapping[str, Any], name: str = "deepseek") -> None:
         self.kube = kube
         self.name = name
+        self.catalog = catalog
         self.space = Space(kube, NAMESPACE)
         self.values: dict[str, Any] = {
             "registry": "localhost",
@@ -37,8 +38,13 @@ class Release:
             "catalog": {"models": dict(catalog)},
         }
 
-    def install(self, **changes: Any) -> None:
-        """Install or upgrade with these values changed; returns when the operator is ready."""
+    def install(self, *, take_ownership: bool = False, **changes: Any) -> None:
+        """Install or upgrade with these values changed; returns when the operator is ready.
+
+        Args:
+            take_ownership: take over what a release of another name left.
+            changes: values of the chart.
+        """
         self.kube.apply(
             {
                 "apiVersion": "v1",
@@ -54,7 +60,8 @@ class Release:
             values.write_text(yaml.safe_dump(self.values | changes))
             self.kube.helm(
                 *("upgrade", "--install", self.name, str(CHART), "--namespace", NAMESPACE),
-                *("--values", str(values), "--take-ownership", "--wait", "--timeout", "120s"),
+                *("--values", str(values), "--wait", "--timeout", "120s"),
+                *(("--take-ownership",) if take_ownership else ()),
             )
 
     def uninstall(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.support.pipelines_on_api import (
 from tests.support.worker import until
 
 PROGRAMS = binaries()
+OUTAGE_S = 60.0
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(180),
@@ -167,13 +169,15 @@ def test_an_outage_of_the_api_server_is_survived(settings: dict[str, Any], tmp_p
             process.wait_healthy()
             here.put(pipeline())
             settled(here, "p")
+            uid = here.get("Deployment", "p-m")["metadata"]["uid"]
             server.stop()
+            over = time.monotonic() + OUTAGE_S
             until(lambda: "tried again" in process.text or "will retry" in process.text,
                   timeout_s=60, what="a failed request")  # fmt: skip
+            until(lambda: time.monotonic() > over, timeout_s=OUTAGE_S + 10)
+            assert process.running
             server.start()
             server.delete(here.path("Deployment", "p-m"))
-            old = here.get("Deployment", "p-m")
-            uid = old["metadata"]["uid"] if old else None
             until(
                 lambda: (now := here.get("Deployment", "p-m")) and now["metadata"]["uid"] != uid,
                 timeout_s=40,

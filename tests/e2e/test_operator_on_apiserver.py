@@ -270,3 +270,23 @@ def test_sixty_four_models_become_sixty_four_deployments(
         return sum(kind == "Deployment" for kind, _ in namespace.children("wide"))
 
     until(lambda: made() == 64, timeout_s=60, what="64 Deployments")
+
+
+def test_names_at_their_limits_become_names_that_fit(
+    operator: OperatorProcess, namespace: Namespace
+) -> None:
+    one = pipeline()["spec"]["models"][0]
+    models = [{**one, "name": "m" * 39 + end} for end in ("a", "b")]
+    namespace.put(pipeline("p" * 63, models=models))
+    children = settled(namespace, "p" * 63)
+    names = {kind: [name for found, name in children if found == kind] for kind, _ in children}
+    assert {kind: len(found) for kind, found in names.items()} == {
+        "Deployment": 2,
+        "Service": 4,
+        "ConfigMap": 2,
+        "PodDisruptionBudget": 2,
+        "ServiceAccount": 1,
+        "NetworkPolicy": 1,
+    }
+    assert max(len(name) for _, name in children) <= 63
+    assert len(set(names["Service"])) == 4

@@ -53,6 +53,8 @@ _PREFIXES: Final[Mapping[str, tuple[str, str]]] = {
     "ConfigMap": (_CORE, "configmaps"),
     "Secret": (_CORE, "secrets"),
     "ServiceAccount": (_CORE, "serviceaccounts"),
+    "PersistentVolume": (_CORE, "persistentvolumes"),
+    "PersistentVolumeClaim": (_CORE, "persistentvolumeclaims"),
     "ResourceQuota": (_CORE, "resourcequotas"),
     "Event": (_CORE, "events"),
     "Deployment": ("/apis/apps/v1", "deployments"),
@@ -65,7 +67,13 @@ _PREFIXES: Final[Mapping[str, tuple[str, str]]] = {
     "ModelPipeline": ("/apis/deepseek.ai/v1alpha1", "modelpipelines"),
     "PodMetrics": ("/apis/metrics.k8s.io/v1beta1", "pods"),
 }
-_CLUSTER_WIDE: Final = {"Namespace", "Node", "CustomResourceDefinition", "APIService"}
+_CLUSTER_WIDE: Final = {
+    "Namespace",
+    "Node",
+    "CustomResourceDefinition",
+    "APIService",
+    "PersistentVolume",
+}
 
 
 class ApiRefused(Exception):

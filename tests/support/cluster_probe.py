@@ -181,10 +181,14 @@ def echo(client: Client, model: str, *, timeout_s: float = 30) -> None:
         raise AssertionError(f"{model} gave something else: {found['OUT']}")
 
 
-def answers(target: str, model: str) -> bool:
-    """Whether an inference through this address is answered now."""
+def answers(target: str, model: str, *, text: str = "") -> bool:
+    """Whether an inference through this address is answered now; with a text, an encoder's."""
     try:
-        ask(target, model, timeout_s=5)
+        if text:
+            with Client(target) as client:
+                client.embed(model, text, timeout=5)
+        else:
+            ask(target, model, timeout_s=5)
     except DeepseekError:
         return False
     return True
