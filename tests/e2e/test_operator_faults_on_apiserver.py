@@ -169,7 +169,7 @@ def test_an_outage_of_the_api_server_is_survived(settings: dict[str, Any], tmp_p
             process.wait_healthy()
             here.put(pipeline())
             settled(here, "p")
-            uid = here.get("Deployment", "p-m")["metadata"]["uid"]
+            uid = here.wait("Deployment", "p-m")["metadata"]["uid"]
             server.stop()
             over = time.monotonic() + OUTAGE_S
             until(lambda: "tried again" in process.text or "will retry" in process.text,
