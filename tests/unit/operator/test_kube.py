@@ -317,13 +317,32 @@ def test_warnings_are_read_only_while_a_pod_is_not_ready(
         "items": [item("p-a", owners=MINE)]
     }
     server.answers["GET", collection_path("Pod", "team")] = {"items": [pod("p-a-1", ready=ready)]}
-    about = [("Pod", "p-a-1"), ("Pod", "else"), ("ReplicaSet", "p-a-6f"), ("ReplicaSet", "q-6f")]
+    about = [("Pod", "p-a-1"), ("Pod", "else")]
     server.answers["GET", collection_path("CoreEvent", "team")] = {
         "items": [{"involvedObject": {"kind": kind, "name": name}} for kind, name in about]
     }
     snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=(), devices=False))
     found = [event["involvedObject"]["name"] for event in snapshot.observed.events]
-    assert found == ([] if ready else ["p-a-1", "p-a-6f"])
+    assert found == ([] if ready else ["p-a-1"])
+
+
+def test_a_warning_is_found_behind_any_number_of_others(
+    run: Callable[..., Any], server: Server
+) -> None:
+    def page(request: Request) -> dict[str, Any]:
+        assert request.query["fieldSelector"] == "type=Warning,involvedObject.kind=Pod"
+        number = int(request.query.get("continue", "0"))
+        name = "p-a-1" if number == 3 else "else"
+        about = {"kind": "Pod", "name": name}
+        return {
+            "items": [{"involvedObject": about}],
+            "metadata": {"continue": str(number + 1) if number < 3 else ""},
+        }
+
+    server.answers["GET", collection_path("Pod", "team")] = {"items": [pod("p-a-1", ready=False)]}
+    server.answers["GET", collection_path("CoreEvent", "team")] = page
+    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=(), devices=False))
+    assert [event["involvedObject"]["name"] for event in snapshot.observed.events] == ["p-a-1"]
 
 
 def node(name: str, gpus: int) -> dict[str, Any]:
