@@ -6,9 +6,13 @@ Why it exists: it reads the settings, makes sure that the cluster knows ModelPip
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import kopf
@@ -22,6 +26,7 @@ from deepseek_operator.handlers import REGISTRY, configure
 from deepseek_operator.kube import KubeCluster, connect
 from deepseek_operator.logs import configure_logging
 from deepseek_operator.runtime import Runtime
+from deepseek_operator.startup import kind_is_served
 
 _log = logging.getLogger("deepseek_operator")
 _NO_CRD = (
@@ -57,7 +62,14 @@ def main() -> int:
 async def _run(config: OperatorConfig) -> int:
     connection = await connect()
     async with KubeCluster(connection, namespaces=config.namespaces) as cluster:
-        if not await cluster.serves_pipelines():
+        try:
+            with _ended_by_a_signal():
+                served = await kind_is_served(
+                    cluster.serves_pipelines, clock=time.monotonic, sleep=asyncio.sleep
+                )
+        except asyncio.CancelledError:
+            return 0
+        if not served:
             _log.error(_NO_CRD)
             return 1
         runtime = Runtime(cluster, config)
@@ -76,6 +88,21 @@ async def _run(config: OperatorConfig) -> int:
             memo=kopf.Memo(runtime=runtime, connection=connection),
         )
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_a_signal() -> Iterator[None]:
+    """Let SIGTERM cancel the running task.
+
+    The first process of a container ignores a signal without a handler, and kopf's comes later.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is not None:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ __all__ = [
     "ServerFault",
     "Snapshot",
     "Throttled",
+    "Unauthorized",
     "Unavailable",
     "controller_of",
 ]
@@ -46,6 +47,13 @@ class Rejected(ClusterError):
 
 class Unavailable(ClusterError):
     """The server cannot answer now."""
+
+
+class Unauthorized(Unavailable):
+    """The server does not accept the credentials.
+
+    While the operator runs this passes: they rotate, and who checks them may be down.
+    """
 
 
 class ServerFault(Unavailable):

@@ -29,6 +29,7 @@ from deepseek_operator.cluster import (
     ServerFault,
     Snapshot,
     Throttled,
+    Unauthorized,
     Unavailable,
     controller_of,
 )
@@ -366,6 +367,8 @@ def _error(response: aiohttp.ClientResponse, content: bytes, what: str) -> Clust
             return Throttled(text, retry_after_s=_seconds(str(wait)))
         case 400 | 403 | 404 | 405 | 413 | 415 | 422:
             return Rejected(text)
+        case 401:
+            return Unauthorized(f"401: {text}")
         case 500:
             return ServerFault(text)
     return Unavailable(f"{response.status}: {text}")

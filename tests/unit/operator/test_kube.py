@@ -19,6 +19,7 @@ from deepseek_operator.cluster import (
     Rejected,
     ServerFault,
     Throttled,
+    Unauthorized,
     Unavailable,
 )
 from deepseek_operator.kube import KubeCluster, connect
@@ -187,7 +188,7 @@ def test_status_is_a_merge_patch_of_the_subresource_bound_to_the_uid(
         (409, Conflict),
         (422, Rejected),
         (429, Throttled),
-        (401, Unavailable),
+        (401, Unauthorized),
         (500, ServerFault),
         (503, Unavailable),
         (504, Unavailable),
