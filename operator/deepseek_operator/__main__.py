@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kopf
 from deepseek_api.errors import ConfigurationError
-from kopf._core.engines.peering import Identity
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR
 
+from deepseek_operator import labels
 from deepseek_operator.cluster import ClusterError
 from deepseek_operator.config import CONFIG_VARIABLE, OperatorConfig, load_config
 from deepseek_operator.handlers import REGISTRY, configure
@@ -77,11 +78,13 @@ async def _run(config: OperatorConfig) -> int:
             runtime.metrics.registry.register(collector)
         settings = kopf.OperatorSettings()
         configure(settings)
+        # Kopf's own guess asks for the user's name, and a container's user has none. It wants a
+        # type of text for which it exports no name.
+        identity: Any = os.environ.get("HOSTNAME") or labels.OPERATOR_NAME
         await kopf.operator(
             registry=REGISTRY,
             settings=settings,
-            # Kopf's own guess asks for the user's name, and a container's user has none.
-            identity=Identity(os.environ.get("HOSTNAME") or "deepseek-operator"),
+            identity=identity,
             standalone=True,
             clusterwide=config.cluster_wide,
             namespaces=config.namespaces,
