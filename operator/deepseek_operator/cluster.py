@@ -17,6 +17,7 @@ __all__ = [
     "ClusterError",
     "Conflict",
     "Key",
+    "NotFound",
     "Rejected",
     "ServerFault",
     "Snapshot",
@@ -43,6 +44,10 @@ class Rejected(ClusterError):
 
     The same request will be refused again.
     """
+
+
+class NotFound(Rejected):
+    """The object, or what it lies in, does not exist."""
 
 
 class Unavailable(ClusterError):
@@ -119,13 +124,20 @@ class Cluster(Protocol):
 
         Returns:
             The object as it is now.
+
+        Raises:
+            Conflict: there is another object of this name, or there is one by now.
         """
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
         """Delete the object of this uid; one that is gone already is no failure."""
 
     async def patch_status(self, pipeline: K8sObject, patch: Mapping[str, object]) -> None:
-        """Merge this into the pipeline's status."""
+        """Merge this into the pipeline's status.
+
+        Raises:
+            NotFound: the pipeline is gone.
+        """
 
     async def create_event(self, event: K8sObject) -> None:
         """Create an ``events.k8s.io/v1`` Event."""

@@ -27,6 +27,7 @@ from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
     Key,
+    NotFound,
     Throttled,
     Unavailable,
 )
@@ -203,10 +204,15 @@ class Reconciler:
     ) -> bool:
         """Write what changed of the status, and then tell about it; gives whether it changed."""
         patch = merge_patch(raw.get("status") or {}, built)
-        if patch:
+        if not patch:
+            return False
+        try:
             await self._cluster.patch_status(raw, patch)
-            await self._announce(raw, happened)
-        return bool(patch)
+        except NotFound as error:
+            _log.info("the pipeline was deleted meanwhile: %s", error)
+            return False
+        await self._announce(raw, happened)
+        return True
 
     async def _announce(self, pipeline: K8sObject, happened: Iterable[PipelineEvent]) -> None:
         uid = pipeline["metadata"]["uid"]

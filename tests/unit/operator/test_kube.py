@@ -16,6 +16,7 @@ from deepseek_operator import kube, labels
 from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
+    NotFound,
     Rejected,
     ServerFault,
     Throttled,
@@ -142,9 +143,14 @@ BODY = {
 }
 
 
-@pytest.mark.parametrize("uid", [None, "u-1"], ids=["new", "existing"])
-def test_apply_is_a_forced_server_side_apply_bound_to_the_uid(
-    run: Callable[..., Any], server: Server, uid: str | None
+@pytest.mark.parametrize(
+    ("uid", "precondition"),
+    # Nothing has version 1: etcd counts it before the first write.
+    [(None, {"resourceVersion": "1"}), ("u-1", {"uid": "u-1"})],
+    ids=["new", "existing"],
+)
+def test_apply_is_a_forced_server_side_apply_to_this_object_or_to_none(
+    run: Callable[..., Any], server: Server, uid: str | None, precondition: dict[str, str]
 ) -> None:
     path = "/apis/apps/v1/namespaces/team/deployments/p-m"
     server.answers["PATCH", path] = BODY
@@ -153,8 +159,8 @@ def test_apply_is_a_forced_server_side_apply_bound_to_the_uid(
     assert request.headers["Content-Type"] == "application/apply-patch+yaml"
     assert request.query == {"fieldManager": "me", "force": "true"}
     assert request.headers["Authorization"] == "Bearer s3cret"
-    metadata = BODY["metadata"] if uid is None else {**BODY["metadata"], "uid": uid}  # type: ignore[dict-item]
-    assert request.body == {**BODY, "metadata": metadata}
+    metadata: Any = BODY["metadata"]
+    assert request.body == {**BODY, "metadata": {**metadata, **precondition}}
 
 
 def test_delete_names_the_uid_and_takes_an_absent_object_for_deleted(
@@ -185,6 +191,7 @@ def test_status_is_a_merge_patch_of_the_subresource_bound_to_the_uid(
     [
         (400, Rejected),
         (403, Rejected),
+        (404, NotFound),
         (409, Conflict),
         (422, Rejected),
         (429, Throttled),

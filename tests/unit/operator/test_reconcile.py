@@ -11,6 +11,7 @@ from deepseek_api.catalog import builtin_catalog
 from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
+    NotFound,
     Rejected,
     ServerFault,
     Throttled,
@@ -191,6 +192,18 @@ def test_what_may_work_later_is_tried_again(
     assert world.result("retry") == 1
     world.cluster.failures.clear()
     assert not world.run().failed
+
+
+def test_a_pipeline_that_is_deleted_during_a_look_is_no_failure(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.cluster.put_pipeline(manifest())
+    world.cluster.failures["status", "ModelPipeline"] = NotFound("modelpipelines 'p' not found")
+    assert not world.run().failed
+    assert world.cluster.events == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    del world.cluster.pipelines["p"]
+    assert world.run() == Outcome()
 
 
 def test_a_throttling_server_gets_the_wait_that_it_asks_for(world: World) -> None:
