@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ from deepseek_operator.cluster import (
     Unavailable,
     controller_of,
 )
-from deepseek_operator.devices import spare_devices
+from deepseek_operator.devices import DeviceCounter
 from deepseek_operator.observed import CHILD_KINDS, K8sObject, ObjectKey, Observed
 from deepseek_operator.resources import RESOURCES, object_path
 
@@ -46,7 +47,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 """Time to reach the server."""
 _PAGE: Final = 500
 _CONNECTIONS: Final = 32
-_SPARE_DEVICES_AGE_S: Final = 15.0
+_NOT_ENDED: Final = "status.phase!=Succeeded,status.phase!=Failed"
 _NO_VERSION: Final = "1"
 """A version that no object ever has, since etcd counts the first write as 2. An apply with a
 version creates what does not exist and is a conflict with what has another version; found out
@@ -129,7 +130,11 @@ class KubeCluster:
         self._server = connection.server
         self._session = connection.session(limit=_CONNECTIONS)
         self._namespaces = tuple(namespaces)
-        self._spare: tuple[float, Mapping[str, int] | None] | None = None
+        self._devices = DeviceCounter(
+            nodes=lambda: self._pages("Node", None),
+            pods=lambda chosen: self._pages("Pod", None, fieldSelector=f"{chosen},{_NOT_ENDED}"),
+            clock=time.monotonic,
+        )
 
     async def __aenter__(self) -> KubeCluster:
         return self
@@ -159,9 +164,7 @@ class KubeCluster:
             found += [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in items]
         return found
 
-    async def observe(
-        self, pipeline: K8sObject, *, needed: Iterable[ObjectKey], devices: bool
-    ) -> Snapshot:
+    async def observe(self, pipeline: K8sObject, *, needed: Iterable[ObjectKey]) -> Snapshot:
         """See `Cluster`."""
         namespace = pipeline["metadata"]["namespace"]
         selector = f"{labels.PIPELINE}={pipeline['metadata']['name']}"
@@ -203,9 +206,19 @@ class KubeCluster:
             autoscalers=tuple(autoscalers),
             pods=tuple(pods),
             events=await self._warnings(namespace, unready) if unready else (),
-            spare_devices=await self._spare_devices() if devices else None,
         )
         return Snapshot(observed=observed, refused=refused)
+
+    async def spare_devices(
+        self, resources: AbstractSet[str], *, max_age_s: float
+    ) -> Mapping[str, int]:
+        """See `Cluster`."""
+        if self._namespaces:
+            return {}
+        try:
+            return await self._devices.spare(resources, max_age_s=max_age_s)
+        except Rejected:
+            return {}
 
     async def find(self, namespace: str, keys: Iterable[ObjectKey]) -> dict[ObjectKey, K8sObject]:
         """See `Cluster`; a kind that must not be read counts as not found."""
@@ -279,23 +292,6 @@ class KubeCluster:
         except Rejected:
             return ()
         return tuple(found)
-
-    async def _spare_devices(self) -> Mapping[str, int] | None:
-        if self._namespaces:
-            return None
-        now = time.monotonic()
-        if self._spare is None or now - self._spare[0] > _SPARE_DEVICES_AGE_S:
-            try:
-                nodes, pods = await asyncio.gather(
-                    self._list("Node", None),
-                    self._list(
-                        "Pod", None, fieldSelector="status.phase!=Succeeded,status.phase!=Failed"
-                    ),
-                )
-                self._spare = now, spare_devices(nodes, pods)
-            except Rejected:
-                self._spare = now, None
-        return self._spare[1]
 
     async def _get(self, kind: str, namespace: str, name: str) -> K8sObject | None:
         return (

@@ -47,7 +47,8 @@ class Observed:
     """Recent warning Events about those of the pods that are not ready; may be incomplete."""
     spare_devices: Mapping[str, int] | None = None
     """Unused devices of the cluster by resource name (``nvidia.com/gpu``): the most that one node
-    has left. None: the operator may not look at nodes."""
+    has left; empty when the operator may not look at nodes. None: they were not counted, because
+    nothing is decided by them."""
 
     @property
     def uid(self) -> str:

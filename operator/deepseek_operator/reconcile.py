@@ -11,8 +11,8 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from deepseek_operator.cluster import (
     Conflict,
     Key,
     NotFound,
+    Snapshot,
     Throttled,
     Unavailable,
 )
@@ -35,8 +36,8 @@ from deepseek_operator.config import OperatorConfig
 from deepseek_operator.events import PipelineEvent
 from deepseek_operator.metrics import Metrics
 from deepseek_operator.observed import K8sObject
-from deepseek_operator.plan import ScalingPlan
-from deepseek_operator.render import render
+from deepseek_operator.plan import ResolvedModel, ScalingPlan
+from deepseek_operator.render import render, replaced
 from deepseek_operator.workqueue import Outcome
 
 __all__ = ["Clock", "Reconciler", "event_object", "merge_patch"]
@@ -154,8 +155,8 @@ class Reconciler:
         snapshot = await self._cluster.observe(
             raw,
             needed=[("Deployment", name) for name in sorted(memory.deployments)],
-            devices=any(model.gpus for model in models),
         )
+        snapshot = await self._with_devices(snapshot, models)
         plan = scaling.plan(
             pipeline,
             models=models,
@@ -193,6 +194,22 @@ class Reconciler:
         memory.ready = _readiness(built)
         self._count_pipelines()
         return ("retry" if applied.retry else "ok"), self._next(plan, applied, memory)
+
+    async def _with_devices(self, snapshot: Snapshot, models: Sequence[ResolvedModel]) -> Snapshot:
+        """Count spare devices if something is decided by them now."""
+        observed, config = snapshot.observed, self._config
+        users = [model for model in models if model.gpus]
+        age = scaling.device_count_age(
+            users,
+            observed=observed,
+            config=config,
+            replaced=replaced(users, observed=observed, config=config),
+        )
+        if age is None:
+            return snapshot
+        names = frozenset(config.device_resources.values())
+        spare = await self._cluster.spare_devices(names, max_age_s=age)
+        return replace(snapshot, observed=replace(observed, spare_devices=spare))
 
     async def _refuse(self, raw: K8sObject, text: str) -> None:
         previous = raw.get("status")

@@ -57,7 +57,7 @@ def hpa(maximum: int = 5) -> K8sObject:
 def run(cluster: FakeCluster, objects: list[K8sObject], *, handover: int | None = None) -> Applied:
     async def scenario() -> Applied:
         needed = [("Deployment", "p-m")]
-        snapshot = await cluster.observe(PIPELINE, needed=needed, devices=False)
+        snapshot = await cluster.observe(PIPELINE, needed=needed)
         scale = ModelScale(model="m", replicas=None, handover=handover)
         return await apply_objects(
             cluster, snapshot, objects=objects, scales={"m": scale}, metrics=Metrics()

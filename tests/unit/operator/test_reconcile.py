@@ -49,7 +49,9 @@ class World:
         self.seconds = 1000.0
         self.reconciler = Reconciler(
             cluster=self.cluster,
-            config=OperatorConfig(images={"cpu": "registry.example/worker:1"}),
+            config=OperatorConfig(
+                images={kind: f"registry.example/{kind}:1" for kind in ("cpu", "cuda")}
+            ),
             catalog=builtin_catalog,
             clock=Clock(
                 monotonic=lambda: self.seconds,
@@ -276,6 +278,38 @@ def test_many_pipelines_without_replicas_share_the_looks_of_a_second(world: Worl
         outcome = world.run((KEY[0], f"p{number}"))
         world.cluster.objects.clear()
     assert outcome.requeue_after_s == 10
+
+
+GPU_MODEL = {**MODEL, "device": "cuda"}
+
+
+def at_rest(world: World) -> dict[str, Any]:
+    """The Deployment, once its controller has done its work."""
+    live = world.cluster.objects["Deployment", "p-m"]
+    live["status"] = {"replicas": 2, "updatedReplicas": 2}
+    return live
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_devices_are_counted_at_the_moment_in_which_a_template_changes(
+    world: World, spare: int
+) -> None:
+    world.cluster.put_pipeline(manifest(GPU_MODEL))
+    world.run()
+    before = at_rest(world)["spec"]["template"]
+    world.run()
+    assert world.cluster.counts == []
+    world.cluster.spare = {"nvidia.com/gpu": spare}
+    world.cluster.put_pipeline(manifest({**GPU_MODEL, "batching": {"maxBatchSize": 4}}))
+    world.run()
+    assert world.cluster.counts == [0]
+    after = world.cluster.objects["Deployment", "p-m"]["spec"]
+    assert after["template"] != before
+    assert after["strategy"]["rollingUpdate"] == {"maxSurge": spare, "maxUnavailable": 1 - spare}
+    at_rest(world)
+    world.run()
+    assert world.cluster.counts == [0]
+    assert world.cluster.objects["Deployment", "p-m"]["spec"]["strategy"] == after["strategy"]
 
 
 def test_a_deployment_leads_to_the_pipeline_that_needs_it(world: World) -> None:
