@@ -47,11 +47,11 @@ _BLOCKED_RETRY_S: Final = 30.0
 _SOONEST_S: Final = 2.0
 """Shortest wait for the next look at a pipeline whose replicas are missing."""
 _SOON_S: Final = 5.0
-"""Longest such wait in the first minutes."""
+"""Longest such wait in the first minutes in which only Events may tell a cause."""
 _LATEST_S: Final = 30.0
-"""Longest such wait at all."""
-_CROWD_S: Final = 0.05
-"""Time between two such looks if many pipelines wait for replicas at the same time."""
+"""Longest such wait at all; it is there for an event that got lost."""
+_CROWD_S: Final = 0.2
+"""Time between two looks for Events, if many pipelines need them at the same time."""
 _METADATA: Final = ("name", "namespace", "labels", "annotations", "uid", "generation")
 
 
@@ -76,6 +76,8 @@ class _Memory:
     pending: Mapping[str, tuple[int, float]]
     deployments: frozenset[str] = frozenset()
     ready: str = "Unknown"
+    set_up: bool = False
+    """Whether a replica is being set up on its node."""
     changed: float = 0.0
     """When the status changed last, as far as this process knows; monotonic seconds."""
 
@@ -192,6 +194,7 @@ class Reconciler:
         if await self._report(raw, built, events.transitions(raw.get("status"), built, pipeline)):
             memory.changed = self._clock.monotonic()
         memory.ready = _readiness(built)
+        memory.set_up = any(_is_set_up(pod) for pod in applied.observed.pods)
         self._count_pipelines()
         return ("retry" if applied.retry else "ok"), self._next(plan, applied, memory)
 
@@ -248,19 +251,22 @@ class Reconciler:
             # What is in the way belongs to somebody else, and nobody tells when it goes.
             waits.append(_BLOCKED_RETRY_S)
         if memory.ready != "True":
-            # Some causes show only in Events, which are not watched.
-            waits.append(self._patience(self._clock.monotonic() - memory.changed))
+            waits.append(self._patience(memory))
         return Outcome(failed=applied.retry, requeue_after_s=min(waits, default=None))
 
-    def _patience(self, quiet_s: float) -> float:
-        """How long to wait for replicas before the next look.
+    def _patience(self, memory: _Memory) -> float:
+        """How long to wait for replicas before the next look, seconds.
 
         It grows with the time in which nothing changed and not with the number of looks: every
         event of a pod is a look.
         """
-        soon = min(max(_SOONEST_S, quiet_s / 10), _SOON_S)
-        waiting = sum(memory.ready != "True" for memory in self._memory.values())
-        return min(max(soon, quiet_s / 60, _CROWD_S * waiting), _LATEST_S)
+        quiet = self._clock.monotonic() - memory.changed
+        if not memory.set_up:
+            return min(max(_SOONEST_S, quiet / 2), _LATEST_S)
+        # Why a volume cannot be mounted shows only in Events, which are not watched.
+        soon = min(max(_SOONEST_S, quiet / 10), _SOON_S)
+        crowd = sum(one.set_up for one in self._memory.values())
+        return min(max(soon, quiet / 60, _CROWD_S * crowd), _LATEST_S)
 
     def _forget(self, key: Key) -> None:
         self._memory.pop(key, None)
@@ -310,6 +316,12 @@ def event_object(pipeline: K8sObject, event: PipelineEvent, when: datetime) -> K
             "uid": metadata["uid"],
         },
     }
+
+
+def _is_set_up(pod: K8sObject) -> bool:
+    """Whether the kubelet has the pod and has not started all of its containers."""
+    placed = pod.get("spec", {}).get("nodeName")
+    return bool(placed) and pod.get("status", {}).get("phase") == "Pending"
 
 
 def _readiness(built: Mapping[str, Any]) -> str:

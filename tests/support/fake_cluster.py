@@ -49,6 +49,8 @@ class FakeCluster:
     """Kinds that must not be listed."""
     replicas_seen: list[int] = field(default_factory=list)
     """``spec.replicas`` of Deployments after every apply."""
+    pods: list[K8sObject] = field(default_factory=list)
+    """Pods of every pipeline."""
     spare: dict[str, int] = field(default_factory=dict)
     """Unused devices by resource name."""
     counts: list[float] = field(default_factory=list)
@@ -106,6 +108,7 @@ class FakeCluster:
             autoscalers=tuple(
                 item for (kind, _), item in self.objects.items() if kind.startswith("Horizontal")
             ),
+            pods=tuple(self.pods),
         )
         return Snapshot(observed=observed, refused=self.refused)
 

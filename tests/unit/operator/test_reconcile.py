@@ -18,6 +18,7 @@ from deepseek_operator.cluster import (
     Unavailable,
 )
 from deepseek_operator.config import OperatorConfig
+from deepseek_operator.labels import MODEL as MODEL_LABEL
 from deepseek_operator.metrics import Metrics
 from deepseek_operator.reconcile import Clock, Reconciler, merge_patch
 from deepseek_operator.workqueue import Outcome
@@ -242,27 +243,54 @@ def test_a_defect_is_counted_and_tried_again(world: World, monkeypatch: pytest.M
     assert world.result("error") == 1
 
 
+def set_up(world: World) -> World:
+    """A replica that is on its node and has not started."""
+    world.cluster.pods = [
+        {
+            "metadata": {"name": "p-m-1", "labels": {MODEL_LABEL: "m"}},
+            "spec": {"nodeName": "n"},
+            "status": {"phase": "Pending"},
+        }
+    ]
+    return world
+
+
+def waits_of(world: World, *, seconds: float) -> dict[float, float]:
+    """The waits until the next look, by the time since the first one."""
+    waits, started = {}, world.seconds
+    while world.seconds - started < seconds:
+        wait = world.run().requeue_after_s or 99
+        waits[world.seconds - started] = wait
+        world.seconds += wait
+    return waits
+
+
 def test_many_events_do_not_make_the_look_for_causes_come_later(world: World) -> None:
-    world.cluster.put_pipeline(manifest())
+    set_up(world).cluster.put_pipeline(manifest())
     waits = [world.run().requeue_after_s or 99 for _ in range(120)]
     assert waits[0] == 2
     assert max(waits) <= 5
 
 
-def test_while_replicas_are_missing_the_pauses_between_looks_grow_with_time(world: World) -> None:
-    world.cluster.put_pipeline(manifest())
-    waits, started = {}, world.seconds
-    while world.seconds - started < 3600:
-        wait = world.run().requeue_after_s or 99
-        waits[world.seconds - started] = wait
-        world.seconds += wait
+def test_while_a_replica_is_set_up_the_pauses_between_looks_grow_with_time(world: World) -> None:
+    set_up(world).cluster.put_pipeline(manifest())
+    waits = waits_of(world, seconds=3600)
     assert list(waits.values()) == sorted(waits.values())
     assert all(wait <= 5 for age, wait in waits.items() if age <= 300)
     assert next(wait for age, wait in waits.items() if age > 1900) == 30
 
 
-def test_another_status_brings_the_short_pauses_back(world: World) -> None:
+def test_while_events_cannot_tell_anything_the_looks_soon_become_rare(world: World) -> None:
     world.cluster.put_pipeline(manifest())
+    waits = waits_of(world, seconds=300)
+    assert list(waits.values()) == sorted(waits.values())
+    assert next(iter(waits.values())) == 2
+    assert len(waits) < 20
+    assert next(wait for age, wait in waits.items() if age > 70) == 30
+
+
+def test_another_status_brings_the_short_pauses_back(world: World) -> None:
+    set_up(world).cluster.put_pipeline(manifest())
     world.run()
     world.seconds += 3600
     assert world.run().requeue_after_s == 30
@@ -272,12 +300,13 @@ def test_another_status_brings_the_short_pauses_back(world: World) -> None:
     assert world.run().requeue_after_s == 2
 
 
-def test_many_pipelines_without_replicas_share_the_looks_of_a_second(world: World) -> None:
-    for number in range(200):
+def test_many_pipelines_share_the_looks_for_causes(world: World) -> None:
+    set_up(world)
+    for number in range(40):
         world.cluster.put_pipeline({**manifest(), "metadata": {"name": f"p{number}"}})
         outcome = world.run((KEY[0], f"p{number}"))
         world.cluster.objects.clear()
-    assert outcome.requeue_after_s == 10
+    assert outcome.requeue_after_s == 8
 
 
 GPU_MODEL = {**MODEL, "device": "cuda"}
