@@ -17,10 +17,12 @@ __all__ = [
     "ClusterError",
     "Conflict",
     "Key",
+    "NotFound",
     "Rejected",
     "ServerFault",
     "Snapshot",
     "Throttled",
+    "Unauthorized",
     "Unavailable",
     "controller_of",
 ]
@@ -44,8 +46,19 @@ class Rejected(ClusterError):
     """
 
 
+class NotFound(Rejected):
+    """The object, or what it lies in, does not exist."""
+
+
 class Unavailable(ClusterError):
     """The server cannot answer now."""
+
+
+class Unauthorized(Unavailable):
+    """The server does not accept the credentials.
+
+    While the operator runs this passes: they rotate, and who checks them may be down.
+    """
 
 
 class ServerFault(Unavailable):
@@ -111,13 +124,20 @@ class Cluster(Protocol):
 
         Returns:
             The object as it is now.
+
+        Raises:
+            Conflict: there is another object of this name, or there is one by now.
         """
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
         """Delete the object of this uid; one that is gone already is no failure."""
 
     async def patch_status(self, pipeline: K8sObject, patch: Mapping[str, object]) -> None:
-        """Merge this into the pipeline's status."""
+        """Merge this into the pipeline's status.
+
+        Raises:
+            NotFound: the pipeline is gone.
+        """
 
     async def create_event(self, event: K8sObject) -> None:
         """Create an ``events.k8s.io/v1`` Event."""

@@ -27,6 +27,7 @@ from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
     Key,
+    NotFound,
     Throttled,
     Unavailable,
 )
@@ -42,7 +43,14 @@ __all__ = ["Clock", "Reconciler", "event_object", "merge_patch"]
 
 _log = logging.getLogger(__name__)
 _BLOCKED_RETRY_S: Final = 30.0
-_UNHAPPY_RETRY_S: Final = (2.0, 30.0)
+_SOONEST_S: Final = 2.0
+"""Shortest wait for the next look at a pipeline whose replicas are missing."""
+_SOON_S: Final = 5.0
+"""Longest such wait in the first minutes."""
+_LATEST_S: Final = 30.0
+"""Longest such wait at all."""
+_CROWD_S: Final = 0.05
+"""Time between two such looks if many pipelines wait for replicas at the same time."""
 _METADATA: Final = ("name", "namespace", "labels", "annotations", "uid", "generation")
 
 
@@ -66,8 +74,9 @@ class _Memory:
 
     pending: Mapping[str, tuple[int, float]]
     deployments: frozenset[str] = frozenset()
-    unhappy_runs: int = 0
     ready: str = "Unknown"
+    changed: float = 0.0
+    """When the status changed last, as far as this process knows; monotonic seconds."""
 
 
 class Reconciler:
@@ -138,7 +147,7 @@ class Reconciler:
             # The server accepted it under other rules. What runs is left as it is.
             await self._refuse(raw, str(error))
             return "invalid", Outcome()
-        memory = self._memory.setdefault(key, _Memory({}))
+        memory = self._memory.setdefault(key, _Memory({}, changed=self._clock.monotonic()))
         catalog = self._catalog()
         models = resolve.resolve(pipeline, config=self._config, catalog=catalog)
         memory.deployments = frozenset(model.deployment for model in models)
@@ -179,7 +188,8 @@ class Reconciler:
             wall=self._clock.wall(),
             config=self._config,
         )
-        await self._report(raw, built, events.transitions(raw.get("status"), built, pipeline))
+        if await self._report(raw, built, events.transitions(raw.get("status"), built, pipeline)):
+            memory.changed = self._clock.monotonic()
         memory.ready = _readiness(built)
         self._count_pipelines()
         return ("retry" if applied.retry else "ok"), self._next(plan, applied, memory)
@@ -191,11 +201,18 @@ class Reconciler:
 
     async def _report(
         self, raw: K8sObject, built: Mapping[str, Any], happened: Iterable[PipelineEvent]
-    ) -> None:
-        """Write what changed of the status, and then tell about it."""
-        if patch := merge_patch(raw.get("status") or {}, built):
+    ) -> bool:
+        """Write what changed of the status, and then tell about it; gives whether it changed."""
+        patch = merge_patch(raw.get("status") or {}, built)
+        if not patch:
+            return False
+        try:
             await self._cluster.patch_status(raw, patch)
-            await self._announce(raw, happened)
+        except NotFound as error:
+            _log.info("the pipeline was deleted meanwhile: %s", error)
+            return False
+        await self._announce(raw, happened)
+        return True
 
     async def _announce(self, pipeline: K8sObject, happened: Iterable[PipelineEvent]) -> None:
         uid = pipeline["metadata"]["uid"]
@@ -213,14 +230,20 @@ class Reconciler:
         if applied.findings:
             # What is in the way belongs to somebody else, and nobody tells when it goes.
             waits.append(_BLOCKED_RETRY_S)
-        if memory.ready == "True":
-            memory.unhappy_runs = 0
-        else:
+        if memory.ready != "True":
             # Some causes show only in Events, which are not watched.
-            first, longest = _UNHAPPY_RETRY_S
-            waits.append(min(first * 1.5 ** min(memory.unhappy_runs, 20), longest))
-            memory.unhappy_runs += 1
+            waits.append(self._patience(self._clock.monotonic() - memory.changed))
         return Outcome(failed=applied.retry, requeue_after_s=min(waits, default=None))
+
+    def _patience(self, quiet_s: float) -> float:
+        """How long to wait for replicas before the next look.
+
+        It grows with the time in which nothing changed and not with the number of looks: every
+        event of a pod is a look.
+        """
+        soon = min(max(_SOONEST_S, quiet_s / 10), _SOON_S)
+        waiting = sum(memory.ready != "True" for memory in self._memory.values())
+        return min(max(soon, quiet_s / 60, _CROWD_S * waiting), _LATEST_S)
 
     def _forget(self, key: Key) -> None:
         self._memory.pop(key, None)

@@ -116,6 +116,8 @@ class FakeCluster:
         live = self.objects.get(key)
         if uid is not None and (live is None or live["metadata"]["uid"] != uid):
             raise Conflict("the uid differs")
+        if uid is None and live is not None:
+            raise Conflict("it exists by now")
         if live is None:
             live = self.put(*key)
         managers = set(live["metadata"].get("replicasOwners", ()))

@@ -16,9 +16,11 @@ from deepseek_operator import kube, labels
 from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
+    NotFound,
     Rejected,
     ServerFault,
     Throttled,
+    Unauthorized,
     Unavailable,
 )
 from deepseek_operator.kube import KubeCluster, connect
@@ -141,9 +143,14 @@ BODY = {
 }
 
 
-@pytest.mark.parametrize("uid", [None, "u-1"], ids=["new", "existing"])
-def test_apply_is_a_forced_server_side_apply_bound_to_the_uid(
-    run: Callable[..., Any], server: Server, uid: str | None
+@pytest.mark.parametrize(
+    ("uid", "precondition"),
+    # Nothing has version 1: etcd counts it before the first write.
+    [(None, {"resourceVersion": "1"}), ("u-1", {"uid": "u-1"})],
+    ids=["new", "existing"],
+)
+def test_apply_is_a_forced_server_side_apply_to_this_object_or_to_none(
+    run: Callable[..., Any], server: Server, uid: str | None, precondition: dict[str, str]
 ) -> None:
     path = "/apis/apps/v1/namespaces/team/deployments/p-m"
     server.answers["PATCH", path] = BODY
@@ -152,8 +159,8 @@ def test_apply_is_a_forced_server_side_apply_bound_to_the_uid(
     assert request.headers["Content-Type"] == "application/apply-patch+yaml"
     assert request.query == {"fieldManager": "me", "force": "true"}
     assert request.headers["Authorization"] == "Bearer s3cret"
-    metadata = BODY["metadata"] if uid is None else {**BODY["metadata"], "uid": uid}  # type: ignore[dict-item]
-    assert request.body == {**BODY, "metadata": metadata}
+    metadata: Any = BODY["metadata"]
+    assert request.body == {**BODY, "metadata": {**metadata, **precondition}}
 
 
 def test_delete_names_the_uid_and_takes_an_absent_object_for_deleted(
@@ -184,10 +191,11 @@ def test_status_is_a_merge_patch_of_the_subresource_bound_to_the_uid(
     [
         (400, Rejected),
         (403, Rejected),
+        (404, NotFound),
         (409, Conflict),
         (422, Rejected),
         (429, Throttled),
-        (401, Unavailable),
+        (401, Unauthorized),
         (500, ServerFault),
         (503, Unavailable),
         (504, Unavailable),
@@ -317,13 +325,32 @@ def test_warnings_are_read_only_while_a_pod_is_not_ready(
         "items": [item("p-a", owners=MINE)]
     }
     server.answers["GET", collection_path("Pod", "team")] = {"items": [pod("p-a-1", ready=ready)]}
-    about = [("Pod", "p-a-1"), ("Pod", "else"), ("ReplicaSet", "p-a-6f"), ("ReplicaSet", "q-6f")]
+    about = [("Pod", "p-a-1"), ("Pod", "else")]
     server.answers["GET", collection_path("CoreEvent", "team")] = {
         "items": [{"involvedObject": {"kind": kind, "name": name}} for kind, name in about]
     }
     snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=(), devices=False))
     found = [event["involvedObject"]["name"] for event in snapshot.observed.events]
-    assert found == ([] if ready else ["p-a-1", "p-a-6f"])
+    assert found == ([] if ready else ["p-a-1"])
+
+
+def test_a_warning_is_found_behind_any_number_of_others(
+    run: Callable[..., Any], server: Server
+) -> None:
+    def page(request: Request) -> dict[str, Any]:
+        assert request.query["fieldSelector"] == "type=Warning,involvedObject.kind=Pod"
+        number = int(request.query.get("continue", "0"))
+        name = "p-a-1" if number == 3 else "else"
+        about = {"kind": "Pod", "name": name}
+        return {
+            "items": [{"involvedObject": about}],
+            "metadata": {"continue": str(number + 1) if number < 3 else ""},
+        }
+
+    server.answers["GET", collection_path("Pod", "team")] = {"items": [pod("p-a-1", ready=False)]}
+    server.answers["GET", collection_path("CoreEvent", "team")] = page
+    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=(), devices=False))
+    assert [event["involvedObject"]["name"] for event in snapshot.observed.events] == ["p-a-1"]
 
 
 def node(name: str, gpus: int) -> dict[str, Any]:

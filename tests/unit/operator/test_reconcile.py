@@ -11,6 +11,7 @@ from deepseek_api.catalog import builtin_catalog
 from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
+    NotFound,
     Rejected,
     ServerFault,
     Throttled,
@@ -57,9 +58,9 @@ class World:
             metrics=self.metrics,
         )
 
-    def run(self) -> Outcome:
+    def run(self, key: tuple[str, str] = KEY) -> Outcome:
         self.seconds += 1
-        return asyncio.run(self.reconciler.reconcile(KEY))
+        return asyncio.run(self.reconciler.reconcile(key))
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.cluster.pipelines["p"].get("status", {})
@@ -193,6 +194,18 @@ def test_what_may_work_later_is_tried_again(
     assert not world.run().failed
 
 
+def test_a_pipeline_that_is_deleted_during_a_look_is_no_failure(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.cluster.put_pipeline(manifest())
+    world.cluster.failures["status", "ModelPipeline"] = NotFound("modelpipelines 'p' not found")
+    assert not world.run().failed
+    assert world.cluster.events == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    del world.cluster.pipelines["p"]
+    assert world.run() == Outcome()
+
+
 def test_a_throttling_server_gets_the_wait_that_it_asks_for(world: World) -> None:
     world.cluster.put_pipeline(manifest())
     world.cluster.failures["apply", "Deployment"] = Throttled("slow", retry_after_s=9)
@@ -227,14 +240,42 @@ def test_a_defect_is_counted_and_tried_again(world: World, monkeypatch: pytest.M
     assert world.result("error") == 1
 
 
-def test_while_replicas_are_missing_a_pipeline_is_looked_at_again_with_growing_pauses(
-    world: World,
-) -> None:
+def test_many_events_do_not_make_the_look_for_causes_come_later(world: World) -> None:
     world.cluster.put_pipeline(manifest())
-    waits = [world.run().requeue_after_s or 0.0 for _ in range(12)]
-    assert waits == sorted(waits)
-    assert waits[0] <= 2
-    assert waits[-1] == 30
+    waits = [world.run().requeue_after_s or 99 for _ in range(120)]
+    assert waits[0] == 2
+    assert max(waits) <= 5
+
+
+def test_while_replicas_are_missing_the_pauses_between_looks_grow_with_time(world: World) -> None:
+    world.cluster.put_pipeline(manifest())
+    waits, started = {}, world.seconds
+    while world.seconds - started < 3600:
+        wait = world.run().requeue_after_s or 99
+        waits[world.seconds - started] = wait
+        world.seconds += wait
+    assert list(waits.values()) == sorted(waits.values())
+    assert all(wait <= 5 for age, wait in waits.items() if age <= 300)
+    assert next(wait for age, wait in waits.items() if age > 1900) == 30
+
+
+def test_another_status_brings_the_short_pauses_back(world: World) -> None:
+    world.cluster.put_pipeline(manifest())
+    world.run()
+    world.seconds += 3600
+    assert world.run().requeue_after_s == 30
+    world.cluster.failures["apply", "Service"] = Rejected("quota exceeded")
+    world.cluster.objects.pop(("Service", "p-m"))
+    assert world.run().requeue_after_s == 2
+    assert world.run().requeue_after_s == 2
+
+
+def test_many_pipelines_without_replicas_share_the_looks_of_a_second(world: World) -> None:
+    for number in range(200):
+        world.cluster.put_pipeline({**manifest(), "metadata": {"name": f"p{number}"}})
+        outcome = world.run((KEY[0], f"p{number}"))
+        world.cluster.objects.clear()
+    assert outcome.requeue_after_s == 10
 
 
 def test_a_deployment_leads_to_the_pipeline_that_needs_it(world: World) -> None:
