@@ -80,11 +80,12 @@ which fp32 is at least 50 % sure.""",
     "operator_scale": About(
         "Operator: hundreds of pipelines on one API server",
         """\
-A real control plane (etcd, API server, controllers with the autoscaler's among them, scheduler)
-without machines: kwok says of every pod that it is ready, so the operator and the API server are
-measured and no worker. No metrics exist, so autoscalers sync and keep what they have. The operator
-is a process with its default settings and the permissions of the chart's role. Everything shares
-the cores of one machine; *everything else on the machine* says how quiet that was.
+A real control plane (etcd, API server, controllers, scheduler) without machines: kwok says of every
+pod that it is ready, so the operator and the API server are measured and no worker. No metrics
+exist, so the autoscalers' controller is left out: autoscalers are created and watched, and nobody
+acts on them. The operator is a process with its default settings and the permissions of the chart's
+role. Everything shares the cores of one machine; *everything else on the machine* says how quiet
+that was.
 
 A pipeline of three models has 17 children: 3 Deployments, 6 Services, 3 ConfigMaps, an autoscaler
 for one model of three, 2 PodDisruptionBudgets, a ServiceAccount and a NetworkPolicy. When they

@@ -97,8 +97,17 @@ def kill_worker(scene: Scene) -> None:
 
 def kill_deployment(scene: Scene) -> None:
     model = scene.chance.choice(MODELS)
-    scene.sampler.killed |= {pod["metadata"]["uid"] for pod in scene.space.pods(NAME, model)}
+    selector = f"deepseek.ai/pipeline={NAME},deepseek.ai/model={model}"
+    sets = {item["metadata"]["uid"] for item in scene.space.items("ReplicaSet", selector)}
+    pods = scene.space.pods(NAME, model)
     scene.space.delete("Deployment", f"{NAME}-{model}")
+    # Replicas may just have been moving: also what its ReplicaSets started until then.
+    pods += [p for p in scene.space.pods(NAME, model) if _owner(p) in sets]
+    scene.sampler.killed |= {pod["metadata"]["uid"] for pod in pods}
+
+
+def _owner(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"].get("ownerReferences", [{"uid": ""}])[0]["uid"])
 
 
 def kill_api_server(scene: Scene) -> float:

@@ -68,14 +68,15 @@ def longest(points: Iterable[tuple[float, bool, int]]) -> float:
 def required(sample: Sample, model: str) -> int:
     """Ready replicas that Ready promises for a model: those granted.
 
-    What is granted to an autoscaled model are the bounds of its autoscaler, which decides inside.
+    What is granted to an autoscaled model is room for its autoscaler, which decides inside it: its
+    floor at least, and what the autoscaler has asked for.
     """
     granted = sample.granted.get(model, 0)
     scaler = sample.autoscalers.get(model)
     if scaler is None or granted == 0:
         return granted
-    present = sample.replicas.get(model, scaler.minimum)
-    return max(scaler.minimum, min(present, scaler.maximum))
+    asked = max(sample.replicas.get(model, 0), sample.floors.get(model, 0))
+    return max(scaler.minimum, min(asked, granted))
 
 
 def untruths(sample: Sample) -> list[str]:

@@ -75,6 +75,8 @@ class Sample:
     autoscalers: dict[str, Autoscaler] = field(default_factory=dict)
     granted: dict[str, int] = field(default_factory=dict)
     """What status grants."""
+    floors: dict[str, int] = field(default_factory=dict)
+    """What status calls the least that each model gets, where the budget allows it."""
     says_ready: bool = False
     """Whether status calls the newest generation ready."""
     operators: int = 1
@@ -185,7 +187,8 @@ class Sampler:
             writers={_model(d): replica_writers(d) for d in deployments},
             seen=tuple(map(_pod, pods)),
             autoscalers={_model(item): _autoscaler(item) for item in autoscalers},
-            granted=_granted(raw),
+            granted=_allocated(raw, "granted"),
+            floors=_allocated(raw, "floor"),
             says_ready=_says_ready(raw),
             operators=1 if self._operators is None else sum(map(is_ready, operators)),
             blind=blind,
@@ -267,9 +270,9 @@ def _autoscaler(item: Wire) -> Autoscaler:
     )
 
 
-def _granted(raw: Wire) -> dict[str, int]:
+def _allocated(raw: Wire, column: str) -> dict[str, int]:
     rows = (raw.get("status") or {}).get("allocation", ())
-    return {row["model"]: row["granted"] for row in rows}
+    return {row["model"]: row[column] for row in rows}
 
 
 def _says_ready(raw: Wire) -> bool:

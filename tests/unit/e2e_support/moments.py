@@ -33,6 +33,7 @@ def moment(at: float = 0.0, **changes: Any) -> Sample:
         seen=pods("fixed", 2) + pods("scaled", 1),
         autoscalers={"scaled": scaler(1, last=EARLY)},
         granted={"fixed": 2, "scaled": 3},
+        floors={"fixed": 1, "scaled": 1},
         says_ready=True,
     )
     return dataclasses.replace(usual, **changes)

@@ -38,12 +38,16 @@ GONE: dict[str, Any] = {"seen": pods("fixed", 1) + pods("scaled", 1)}
             {"autoscalers": {"scaled": scaler(least=2)}},
             ["scaled has 1 of 2 ready"],
         ),
+        ({"floors": {"fixed": 1, "scaled": 2}}, ["scaled has 1 of 2 ready"]),
+        ({"floors": {"fixed": 1, "scaled": 2}, "granted": {"fixed": 2, "scaled": 1}}, []),
+        ({"replicas": {"fixed": 2, "scaled": 9}}, ["scaled has 1 of 3 ready"]),
         ({"granted": {}}, ["Ready without any grant"]),
         ({"granted": {"fixed": 2, "scaled": 0}, "replicas": {"fixed": 2}}, []),
     ],
     ids=["all is well", "not called ready", "a pod is missing", "a pod starts",
          "replicas lowered to hide it", "no Deployment but old pods", "nothing there",
-         "the autoscaler asked for more", "below the autoscaler's floor", "no grants",
+         "the autoscaler asked for more", "below the autoscaler's minimum", "below the floor",
+         "a floor that the budget does not allow", "more than granted", "no grants",
          "nothing granted, nothing there"],
 )  # fmt: skip
 def test_ready_promises_what_was_granted(changes: dict[str, Any], complaints: list[str]) -> None:

@@ -51,7 +51,7 @@ PIPELINE = {
     "status": {
         "observedGeneration": 2,
         "conditions": [{"type": "Ready", "status": "True"}],
-        "allocation": [{"model": "m", "granted": 4}],
+        "allocation": [{"model": "m", "granted": 4, "floor": 1}],
     },
 }
 
