@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
