@@ -1,4 +1,4 @@
-"""How property tests draw their cases, and how the tests' processes take Ctrl-C."""
+"""How property tests draw cases, kernels run without a GPU, and processes take Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import signal
 
 from hypothesis import HealthCheck, settings
+
+from tests.support.triton_interpreter import interpret_kernels
 
 # The gate must give the same verdict twice; at a desk every run looks at new cases. A busy machine
 # is no defect, so how long a case takes does not count.
@@ -16,3 +18,5 @@ settings.load_profile("gate" if os.environ.get("CI") else "desk")
 # A shell starts background jobs with Ctrl-C ignored, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+interpret_kernels()
