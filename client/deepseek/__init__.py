@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from deepseek._channel import TLSConfig
     from deepseek._client import Client
     from deepseek._engine import InferenceEngine
+    from deepseek._weights import block_quantize, dynamic_pruning
     from deepseek._wire import ModelMetadata, Result, TensorSpec
 
 __version__ = "0.1.0"
@@ -63,7 +64,9 @@ __all__ = [
     "TLSConfig",
     "TensorSpec",
     "__version__",
+    "block_quantize",
     "dynamic_batching",
+    "dynamic_pruning",
 ]
 
 _HOME = {
@@ -74,7 +77,9 @@ _HOME = {
     "Result": "deepseek._wire",
     "TLSConfig": "deepseek._channel",
     "TensorSpec": "deepseek._wire",
+    "block_quantize": "deepseek._weights",
     "dynamic_batching": "deepseek._batching",
+    "dynamic_pruning": "deepseek._weights",
 }
 
 
