@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from deepseek._client import Client
     from deepseek._engine import InferenceEngine
     from deepseek._quantization import QuantizationMode, adaptive_quantization
+    from deepseek._weights import block_quantize, dynamic_pruning
     from deepseek._wire import ModelMetadata, Result, TensorSpec
 
 __version__ = "0.1.0"
@@ -66,7 +67,9 @@ __all__ = [
     "TensorSpec",
     "__version__",
     "adaptive_quantization",
+    "block_quantize",
     "dynamic_batching",
+    "dynamic_pruning",
 ]
 
 _HOME = {
@@ -79,7 +82,9 @@ _HOME = {
     "TLSConfig": "deepseek._channel",
     "TensorSpec": "deepseek._wire",
     "adaptive_quantization": "deepseek._quantization",
+    "block_quantize": "deepseek._weights",
     "dynamic_batching": "deepseek._batching",
+    "dynamic_pruning": "deepseek._weights",
 }
 
 
