@@ -30,6 +30,8 @@ from deepseek_api.errors import (
 from deepseek_engine.batching import dynamic_batching
 from deepseek_engine.engine import Engine
 from deepseek_engine.messages import (
+    AutoPrecision,
+    DeviceStats,
     EngineConfig,
     InferenceRequest,
     InferenceResponse,
@@ -161,6 +163,11 @@ class InferenceEngine:
         """Task, chosen variant and precision, inputs and outputs of the model."""
         return self._engine.models()[NAME]
 
+    @property
+    def device_stats(self) -> DeviceStats:
+        """Load and memory of the device that the model runs on."""
+        return next(iter(self._engine.devices().values()))
+
     def infer(
         self,
         inputs: Inputs,
@@ -193,6 +200,40 @@ class InferenceEngine:
         for batch in dynamic_batching(inputs, max_batch_size=batch_size):
             answers += self._call(self._batch(batch))
         return answers
+
+    def set_auto_precision(
+        self,
+        threshold: float | None = 0.8,
+        *,
+        resume: float | None = None,
+        dwell_s: float = 5.0,
+        precision: str = "",
+    ) -> None:
+        """Run new batches at a lower precision while the device is busy.
+
+        The lower-precision copy comes from the same bundle and is loaded beside the first one now,
+        so that no request waits for it. An answer says at which precision it was computed:
+        ``result.parameters["precision"]``.
+
+        Args:
+            threshold: busy share of the device above which the precision is lowered; None turns it
+                off and frees the copy.
+            resume: share below which it is raised again, counted as if the model ran at its own
+                precision; None: three quarters of the threshold.
+            dwell_s: shortest stay at a precision, seconds.
+            precision: the lower precision; empty takes the fastest that the bundle has.
+
+        Raises:
+            ConfigurationError: a number is out of its range.
+            PrecisionError: the bundle has no lower precision, or none that is faster.
+            DeviceError: the copy does not fit in memory beside the first one.
+        """
+        policy = None
+        if threshold is not None:
+            policy = AutoPrecision(
+                threshold=threshold, resume=resume, dwell_s=dwell_s, precision=precision
+            )
+        self._call(self._engine.set_auto_precision(NAME, policy))
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if not self._loop.running:
