@@ -75,5 +75,13 @@ longest sentence. Agreement is computed anew, on sentences and crops of photogra
 never saw; what the bundle's manifest states is shown beside it. Top-1 agreement counts crops of
 which fp32 is at least 50 % sure.""",
     ),
+    "memory_pool": About(
+        "Memory pool on a processor: putting a batch together",
+        """\
+Pictures of single requests, 3 x 224 x 224 in fp32, are put together into one array, as before every
+batch, on a thread of its own; with `set_memory_pool` and without, in turns. The C library keeps
+arrays below 32 MiB, so that a pool changes nothing for those, and gives larger ones back to the
+system every time.""",
+    ),
 }
 """Every bench, in the order of the page; the key is its module and its results file."""

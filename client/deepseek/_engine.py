@@ -235,6 +235,24 @@ class InferenceEngine:
             )
         self._call(self._engine.set_auto_precision(NAME, policy))
 
+    def set_memory_pool(self, size: int = 2048, *, shared: bool = True) -> None:
+        """Take memory for batches once, instead of from the system for every batch.
+
+        On the processor the pool is a block whose pages exist before they are needed; the large
+        inputs of batches are put together in it. On a GPU it is what the allocator may take, and
+        takes now.
+
+        Args:
+            size: MiB; it must be free on the device.
+            shared: one pool for all models of the device, or one of this size for each. An engine
+                has one model, so that on the processor both are the same.
+
+        Raises:
+            ConfigurationError: the size is not a positive whole number.
+            DeviceError: the device has not so much memory; nothing changes then.
+        """
+        self._call(self._engine.set_memory_pool(size, shared=shared))
+
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if not self._loop.running:
             coroutine.close()

@@ -20,6 +20,7 @@ from deepseek_engine.execution import warm
 from deepseek_engine.lanes import Twin
 from deepseek_engine.loading import Loaded, Progress, load_model, load_twin
 from deepseek_engine.messages import AutoPrecision, EngineConfig, ModelConfig
+from deepseek_engine.pools import Buffers
 from deepseek_engine.precision import PrecisionSwitch
 
 __all__ = ["Copies"]
@@ -43,7 +44,13 @@ class Copies:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def open(
-        self, model: ModelConfig, device: Device, *, taken: int, progress: Progress
+        self,
+        model: ModelConfig,
+        device: Device,
+        *,
+        taken: int,
+        buffers: Buffers,
+        progress: Progress,
     ) -> tuple[Loaded, Twin | None]:
         """Open and warm a model, and its lower-precision copy if its configuration wants one.
 
@@ -51,6 +58,7 @@ class Copies:
             model: what to load.
             device: that it will run on.
             taken: estimated bytes of what is loaded already.
+            buffers: where its large arrays come from.
             progress: is told how far loading is, from the loading thread.
 
         Raises:
@@ -59,7 +67,12 @@ class Copies:
         loaded = await asyncio.get_running_loop().run_in_executor(
             self._thread,
             lambda: load_model(
-                model, engine=self._config, taken_bytes=taken, progress=progress, root=self._root
+                model,
+                engine=self._config,
+                taken_bytes=taken,
+                progress=progress,
+                buffers=buffers,
+                root=self._root,
             ),
         )
         progress("warming", 0.0)

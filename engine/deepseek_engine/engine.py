@@ -34,6 +34,7 @@ from deepseek_engine.device import Device
 from deepseek_engine.jobs import Job, PartWork
 from deepseek_engine.lanes import Lane
 from deepseek_engine.loading import Loaded
+from deepseek_engine.memories import Memories
 from deepseek_engine.messages import (
     AutoPrecision,
     DeviceStats,
@@ -87,6 +88,7 @@ class Engine:
         self._preparing = dict.fromkeys(self._configs, 0)
         self._jobs: set[Job] = set()
         self._devices: dict[str, Device] = {}
+        self._memories = Memories(config, root=root)
         self._pool = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
         self._copies = Copies(config, clock=clock, root=root)
         self._active = 0
@@ -139,7 +141,10 @@ class Engine:
 
     def devices(self) -> Mapping[str, DeviceStats]:
         """Load and memory by device, as they are now."""
-        return {name: DeviceStats(load=device.load()) for name, device in self._devices.items()}
+        return {
+            name: DeviceStats(load=device.load(), memory=self._memories.stats(name))
+            for name, device in self._devices.items()
+        }
 
     def heartbeat(self) -> Heartbeat:
         """What a front end is told twice a second."""
@@ -186,6 +191,20 @@ class Engine:
             if present is not None and (twin is None or twin.loaded is not present.loaded):
                 # On the device's thread, so that a batch that still runs on it ends first.
                 await device.call(present.loaded.backend.close)
+
+    async def set_memory_pool(self, size_mib: int, *, shared: bool = True) -> None:
+        """Give every device that has models a memory pool; models go on answering.
+
+        Args:
+            size_mib: MiB of each pool.
+            shared: one pool a device for all its models; otherwise one of this size for each.
+
+        Raises:
+            ConfigurationError: the size is not a positive whole number of MiB.
+            DeviceError: a device has not so much memory.
+        """
+        async with self._changing:
+            await self._memories.configure(size_mib, shared=shared, devices=self._devices)
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         """Run one request; see `EngineClient.infer`."""
@@ -333,9 +352,12 @@ class Engine:
             # Called from the loading thread.
             loop.call_soon_threadsafe(self._set_progress, model.name, stage, part)
 
+        device = self._devices[model.device]
+        buffers = await self._memories.before(model.name, model.device)
         loaded, twin = await self._copies.open(
-            model, self._devices[model.device], taken=self._taken_bytes(), progress=progress
+            model, device, taken=self._taken_bytes(), buffers=buffers, progress=progress
         )
+        await self._memories.after(model.device, device)
         lane = self._lanes[model.name]
         lane.ready(loaded)
         lane.set_twin(twin)
@@ -359,7 +381,8 @@ class Engine:
         )
 
     def _taken_bytes(self) -> int:
-        return sum(info.memory_bytes for info in self._infos.values())
+        models = sum(info.memory_bytes for info in self._infos.values())
+        return models + self._memories.host_bytes
 
     def _set_progress(self, name: str, stage: str, part: float) -> None:
         info = self._infos[name]

@@ -21,6 +21,7 @@ from deepseek_engine.backends.devices import parse_device
 from deepseek_engine.bundles import OpenBundle, open_bundle
 from deepseek_engine.memory import check_memory, estimate_memory
 from deepseek_engine.messages import EngineConfig, ModelConfig, ModelInfo, ModelState
+from deepseek_engine.pools import Buffers
 from deepseek_engine.precision import choose_twin
 from deepseek_engine.tasks import Task, TaskContext, create_task
 
@@ -43,6 +44,8 @@ class Loaded:
     """See `TaskContext.row_batching`."""
     bundle: OpenBundle
     variant: Variant
+    buffers: Buffers
+    """Where its large arrays come from."""
 
 
 def load_model(
@@ -51,6 +54,7 @@ def load_model(
     engine: EngineConfig,
     taken_bytes: int,
     progress: Progress,
+    buffers: Buffers | None = None,
     root: Path = _ROOT,
 ) -> Loaded:
     """Check and open a bundle.
@@ -60,6 +64,7 @@ def load_model(
         engine: threads, instruction set and memory limit.
         taken_bytes: estimated memory of the models that were loaded before.
         progress: is told how far loading is.
+        buffers: where large arrays come from; None: the C library.
         root: where ``/proc`` and ``/sys`` are.
 
     Raises:
@@ -71,7 +76,7 @@ def load_model(
     bundle = open_bundle(model.bundle, model.digest)
     variant = select_variant(bundle, model, instruction_set=engine.instruction_set, root=root)
     return _open(
-        _Wanted(model, bundle, variant),
+        _Wanted(model, bundle, variant, buffers or Buffers()),
         engine=engine,
         taken_bytes=taken_bytes,
         progress=progress,
@@ -107,7 +112,7 @@ def load_twin(
     sets = device_sets(model.device, engine.instruction_set, root=root)
     variant = choose_twin(bundle.manifest, loaded.variant, sets, wanted=precision)
     twin = _open(
-        _Wanted(model, bundle, variant, copy=True),
+        _Wanted(model, bundle, variant, loaded.buffers, copy=True),
         engine=engine,
         taken_bytes=taken_bytes,
         progress=lambda stage, part: None,
@@ -129,6 +134,7 @@ class _Wanted:
     model: ModelConfig
     bundle: OpenBundle
     variant: Variant
+    buffers: Buffers
     copy: bool = False
 
 
@@ -159,6 +165,7 @@ def _open(
                 graph_inputs=backend.inputs,
                 graph_outputs=backend.outputs,
                 row_batching=variant.row_batching,
+                empty=wanted.buffers.empty,
             ),
         )
     except BaseException:
@@ -171,6 +178,7 @@ def _open(
         row_batching=variant.row_batching,
         bundle=bundle,
         variant=variant,
+        buffers=wanted.buffers,
     )
 
 

@@ -300,6 +300,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Refuse models whose estimated memory passes this; 0 means what the machine has free."""
     load_window_s: float = 5.0
     """Over how many seconds the load of a device is taken."""
+    memory_pool_mib: int = 0
+    """Size of the memory pool of each device, MiB; 0: none."""
+    memory_pool_shared: bool = True
+    """Whether the models of a device share its pool; otherwise each has one of that size."""
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
