@@ -94,6 +94,9 @@ class Lane:
         """Count the rows of a batch by the copy that computed it, and learn what they cost."""
         variant = loaded.info.variant
         self.stats.variant_rows[variant] = self.stats.variant_rows.get(variant, 0) + rows
+        # Only back ends that have a faster way report what missed it.
+        for reason, count in getattr(loaded.backend, "fallbacks", {}).items():
+            self.stats.fallbacks[f"{variant}/{reason}"] = count
         if self.twin is not None:
             lowered = loaded is self.twin.loaded
             self.twin.switch.observe(lowered=lowered, rows=rows, seconds=seconds)

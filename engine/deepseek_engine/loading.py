@@ -154,7 +154,12 @@ def _open(
     bundle.verify(variant, progress=lambda part: progress("verifying", part))
     progress("opening", 0.0)
     threads = engine.threads or hardware.usable_threads(root=root)
-    options = BackendOptions(device=model.device, threads=threads)
+    options = BackendOptions(
+        device=model.device,
+        threads=threads,
+        max_batch_size=model.max_batch_size,
+        settings=engine.options,
+    )
     backend = open_backend(bundle, variant, options)
     try:
         task = create_task(

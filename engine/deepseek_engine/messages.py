@@ -174,6 +174,8 @@ class ModelStats(msgspec.Struct):
     """The precision at which the next batch runs (gauge); empty until the model is loaded."""
     precision_switches: int = 0
     """How often the precision was lowered or raised again by the device's load."""
+    fallbacks: dict[str, int] = msgspec.field(default_factory=dict)
+    """Batches that did not run the back end's fastest way, by ``VARIANT/REASON``."""
 
 
 class MemoryStats(msgspec.Struct, frozen=True):

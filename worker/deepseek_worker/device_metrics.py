@@ -79,10 +79,18 @@ def precision_families(stats: Mapping[str, ModelStats]) -> Iterable[Metric]:
         "How often the device's load lowered the model's precision or let it be raised again.",
         labels=("model",),
     )
+    fallbacks = CounterMetricFamily(
+        "deepseek_backend_fallbacks",
+        "Batches that did not run the back end's fastest way, for example without a CUDA graph.",
+        labels=("model", "variant", "reason"),
+    )
     for name, counters in stats.items():
+        for key, count in counters.fallbacks.items():
+            variant, _, reason = key.partition("/")
+            fallbacks.add_metric((name, variant, reason), count)
         for variant, count in counters.variant_rows.items():
             rows.add_metric((name, variant), count)
         if counters.precision:
             active.add_metric((name, counters.precision), 1)
         switches.add_metric((name,), counters.precision_switches)
-    return (rows, active, switches)
+    return (rows, active, switches, fallbacks)

@@ -55,7 +55,10 @@ def test_nothing_reserved_is_not_fragmented() -> None:
 
 def test_the_precision_that_answers_and_the_switches_are_shown() -> None:
     stats = ModelStats(
-        variant_rows={"fp32": 5, "int8-avx2": 7}, precision="int8", precision_switches=3
+        variant_rows={"fp32": 5, "int8-avx2": 7},
+        precision="int8",
+        precision_switches=3,
+        fallbacks={"bf16-torch/dynamic-shape": 2},
     )
     assert samples(precision_families({"m": stats, "new": ModelStats()})) == {
         ("deepseek_variant_rows_total", "m", "fp32"): 5,
@@ -63,4 +66,5 @@ def test_the_precision_that_answers_and_the_switches_are_shown() -> None:
         ("deepseek_precision_active", "m", "int8"): 1,
         ("deepseek_precision_switches_total", "m"): 3,
         ("deepseek_precision_switches_total", "new"): 0,
+        ("deepseek_backend_fallbacks_total", "m", "bf16-torch", "dynamic-shape"): 2,
     }
