@@ -120,6 +120,7 @@ class InferenceEngine:
             model_path,
             catalog=catalog,
             precision=precision,
+            device=device,
             architecture=architecture,
             task=task,
         )

@@ -113,7 +113,7 @@ def device_shares(pipeline: ModelPipeline, catalog: Catalog) -> dict[str, float]
 
 def _wanted(model: Model, catalog: Catalog, options: ServeOptions, *, twin: bool) -> Wanted:
     try:
-        require_device(model.device or "cpu")
+        device = require_device(model.device or "cpu")
     except DeviceError as error:
         raise DeviceError(
             f"The model '{model.name}' cannot run here. {error.message}",
@@ -122,7 +122,7 @@ def _wanted(model: Model, catalog: Catalog, options: ServeOptions, *, twin: bool
         ) from None
     _refuse_sharding(model)
     source = model.source
-    check_precision(model.name, model.precision)
+    check_precision(model.name, model.precision, device.kind)
     return resolve(
         model.name,
         catalog=catalog,
@@ -132,6 +132,7 @@ def _wanted(model: Model, catalog: Catalog, options: ServeOptions, *, twin: bool
         task=model.task or "",
         # A bundle with two precisions is one that was prepared with all of them.
         precision="auto" if twin else model.precision,
+        device=device.kind,
         random_weights=options.random_weights,
         seed=options.seed,
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import onnx
+import torch
 from deepseek_api.manifest import BundleFile, Manifest, bundle_digest, canonical_bytes
 from onnx import TensorProto, numpy_helper
 from safetensors.torch import save_file
@@ -102,14 +103,26 @@ class BundleWriter:
             data.write(content)
         return self._places[key]
 
-    def write_torch(self, name: str, model: LoadedModel) -> WrittenGraph:
-        """Write weights as safetensors and the description that the torch back end builds from."""
-        weights = {key: value.contiguous() for key, value in model.module.state_dict().items()}
+    def write_torch(
+        self, name: str, model: LoadedModel, *, dtype: torch.dtype = torch.float32
+    ) -> WrittenGraph:
+        """Write weights as safetensors and the description that the torch back end builds from.
+
+        Args:
+            name: of the files.
+            model: in fp32.
+            dtype: of the weights and of the arithmetic; whole numbers keep their type.
+        """
+        weights = {
+            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for key, value in model.module.state_dict().items()
+        }
         stored, described = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
         save_file(weights, stored)
-        text = json.dumps(
-            model.torch_description() | {"weights": stored.name}, indent=1, sort_keys=True
-        )
+        fields = model.torch_description() | {"weights": stored.name}
+        if dtype is not torch.float32:
+            fields["dtype"] = str(dtype).removeprefix("torch.")
+        text = json.dumps(fields, indent=1, sort_keys=True)
         described.write_text(text + "\n")
         # That library lets nobody but the owner read, whatever the umask; a worker is another user.
         stored.chmod(described.stat().st_mode)
