@@ -14,6 +14,7 @@ from deepseek_api.vocabulary import InstructionSet, Precision
 
 from deepseek_engine.prepare.architectures import LoadedModel
 from deepseek_engine.prepare.architectures.base import Family
+from deepseek_engine.prepare.quant.policy import QuantizationMode, adaptive_quantization
 from deepseek_engine.prepare.quantize.convolution import quantize_convolutions
 from deepseek_engine.prepare.quantize.encoder import ALL_PARTS, Part, quantize_encoder
 from deepseek_engine.prepare.quantize.ranges import WeightRange
@@ -78,6 +79,11 @@ def _encoder_scheme(name: str, precision: Precision, parts: frozenset[Part], not
     )
 
 
+# What the rule wants in 16 bits stays fp32: a CPU gains nothing from 16-bit floating point.
+MIXED_PARTS = frozenset(
+    part for part in Part if adaptive_quantization(part) is QuantizationMode.INT8
+)
+
 SCHEMES: dict[Family, tuple[Scheme, ...]] = {
     "encoder": (
         _encoder_scheme(
@@ -97,7 +103,7 @@ SCHEMES: dict[Family, tuple[Scheme, ...]] = {
         _encoder_scheme(
             "mixed",
             Precision.MIXED,
-            frozenset({Part.FEED_FORWARD}),
+            MIXED_PARTS,
             "Feed-forward layers int8, attention and embeddings fp32.",
         ),
     ),

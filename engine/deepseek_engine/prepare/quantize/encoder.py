@@ -17,6 +17,7 @@ from collections.abc import Set
 import numpy as np
 import onnx
 
+from deepseek_engine.prepare.quant.kinds import LayerType
 from deepseek_engine.prepare.quantize.graph import GraphRewriter
 from deepseek_engine.prepare.quantize.ranges import (
     WeightRange,
@@ -33,12 +34,23 @@ TINY = 1e-6
 class Part(enum.Enum):
     """What the weights of an encoder do."""
 
+    @property
+    def type(self) -> LayerType:
+        """The word by which policies know it."""
+        return _TYPES[self]
+
     EMBEDDING = "embedding tables"
     VALUE = "value projections of attention"
     ATTENTION = "query, key and output projections of attention"
     FEED_FORWARD = "feed-forward layers"
 
 
+_TYPES = {
+    Part.EMBEDDING: LayerType.EMBEDDING,
+    Part.VALUE: LayerType.ATTENTION,
+    Part.ATTENTION: LayerType.ATTENTION,
+    Part.FEED_FORWARD: LayerType.FEED_FORWARD,
+}
 ALL_PARTS = frozenset(Part)
 
 
