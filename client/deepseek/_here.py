@@ -50,7 +50,7 @@ SERVABLE_TASKS = ("text-embedding", "image-classification", "tensors")
 """Tasks that this release serves."""
 CPU_PRECISIONS = ("auto", "fp32", "int8", "mixed")
 """Precisions that this release has for the device cpu."""
-CUDA_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+CUDA_PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8", "int4", "mixed")
 """The same for the device cuda."""
 LOCAL_SCHEMES = ("file", "hf", "pip", "random")
 """Sources that can be prepared on one machine."""

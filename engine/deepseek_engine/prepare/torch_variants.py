@@ -1,8 +1,9 @@
 """Variants for the torch back end on a GPU: which there are, how close they are to fp32.
 
-Why it exists: a GPU runs torch modules, so that its variants are weights of another type and not
-graphs. How close their answers are is measured here on the processor, which computes the same types
-slowly; how fast they are on a GPU is not known where none is, and nothing is claimed.
+Why it exists: a GPU runs torch modules, so that its variants are weights of another type, or
+quantized ones in the format of compressed-tensors, and not graphs. How close their answers are is
+measured here on the processor, which computes the same numbers slowly; how fast they are on a GPU
+is not known where none is, and nothing is claimed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from deepseek_api.vocabulary import BackendName, InstructionSet, Precision
 from deepseek_engine.prepare.architectures import LoadedModel
 from deepseek_engine.prepare.events import Reporter
 from deepseek_engine.prepare.judge import Judge, run_module
-from deepseek_engine.prepare.writer import BundleWriter
+from deepseek_engine.prepare.quant.policy import for_precision
+from deepseek_engine.prepare.quant.stream import quantize_checkpoint
+from deepseek_engine.prepare.writer import BundleWriter, WrittenGraph
+from deepseek_engine.quant.checkpoint import Checkpoint, load_into
 
 __all__ = ["TorchType", "add_gpu", "memory_of", "wanted_types", "write_types"]
 
@@ -30,18 +34,45 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TorchType:
-    """A floating point type that a whole model is converted to."""
+    """What a whole model is converted to."""
 
     precision: Precision
     dtype: torch.dtype
+    """Of the arithmetic, and of weights that are not quantized."""
     note: str
+    quantized: bool = False
+    """Whether the policy of the precision quantizes its layers."""
 
 
 TYPES = (
     TorchType(Precision.BF16, torch.bfloat16, "Weights and arithmetic in bf16."),
     TorchType(Precision.FP16, torch.float16, "Weights and arithmetic in fp16."),
+    TorchType(
+        Precision.INT8,
+        torch.bfloat16,
+        "Linear weights int8 by row with int8 activations by token, the rest bf16.",
+        quantized=True,
+    ),
+    TorchType(
+        Precision.FP8,
+        torch.bfloat16,
+        "Linear weights fp8 by row with fp8 activations by token, the rest bf16.",
+        quantized=True,
+    ),
+    TorchType(
+        Precision.MIXED,
+        torch.bfloat16,
+        "Feed-forward layers, convolutions and embeddings int8, the rest bf16.",
+        quantized=True,
+    ),
+    TorchType(
+        Precision.INT4,
+        torch.bfloat16,
+        "Linear weights int4 in groups of 128, rounded to nearest, the rest bf16.",
+        quantized=True,
+    ),
 )
-"""In the order in which ``auto`` prefers them: bf16 has the range of fp32."""
+"""In the order in which ``auto`` prefers them while no speed is known."""
 
 
 def memory_of(tensor_bytes: int) -> int:
@@ -75,17 +106,17 @@ def write_types(
     report: Reporter,
 ) -> list[Variant]:
     """Write the model in each type and compare its answers with those of fp32."""
-    reference = np.concatenate([run_module(model, feed) for feed in judge.feeds]) if types else None
+    if not types:
+        return []
+    reference = np.concatenate([run_module(model, feed) for feed in judge.feeds])
     variants = []
     for kind in report.track("converting for the GPU", types, len(types), "variants"):
-        name = f"{kind.precision}-torch"
-        written = writer.write_torch(name, model, dtype=kind.dtype)
-        other = dataclasses.replace(model, module=copy.deepcopy(model.module).to(kind.dtype))
+        written = _write(writer, model, kind)
+        other = dataclasses.replace(model, module=_opened(writer, model, kind, written))
         given = np.concatenate([run_module(other, feed) for feed in judge.feeds])
-        assert reference is not None
         variants.append(
             Variant(
-                id=name,
+                id=_name(kind),
                 backend=BackendName.TORCH,
                 precision=kind.precision,
                 instruction_set=InstructionSet.CUDA,
@@ -98,6 +129,35 @@ def write_types(
             )
         )
     return variants
+
+
+def _name(kind: TorchType) -> str:
+    return f"{kind.precision}-torch"
+
+
+def _write(writer: BundleWriter, model: LoadedModel, kind: TorchType) -> WrittenGraph:
+    if not kind.quantized:
+        return writer.write_torch(_name(kind), model, dtype=kind.dtype)
+    return writer.write_quantized(
+        _name(kind),
+        model,
+        dtype=kind.dtype,
+        quantize=lambda plain, folder: quantize_checkpoint(
+            plain, folder, for_precision(kind.precision)
+        ),
+    )
+
+
+def _opened(
+    writer: BundleWriter, model: LoadedModel, kind: TorchType, written: WrittenGraph
+) -> torch.nn.Module:
+    """The module as it will be served: what was written is what is judged."""
+    module = copy.deepcopy(model.module).to(kind.dtype)
+    if kind.quantized:
+        weights = next(name for name in written.files if name.endswith(".safetensors"))
+        with Checkpoint((writer.folder / weights).parent) as checkpoint:
+            load_into(module, checkpoint)
+    return module.eval()
 
 
 def add_gpu(selection: Selection, *, fp32: str, others: Sequence[Variant]) -> None:

@@ -12,7 +12,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from deepseek_api.errors import ConfigurationError, ErrorCode, InferenceError
+from deepseek_api.errors import (
+    ConfigurationError,
+    DeviceError,
+    ErrorCode,
+    InferenceError,
+    PrecisionError,
+    SourceError,
+)
 from deepseek_api.manifest import Variant
 
 from deepseek_engine.backends import BackendOptions
@@ -22,7 +29,11 @@ from deepseek_engine.backends.torch.cuda_graphs import CudaGraphs, Eager
 from deepseek_engine.backends.torch.description import build_module, read_description, unfit
 from deepseek_engine.backends.torch.graphs import GraphRunner, GraphRuntime
 from deepseek_engine.backends.torch.importing import check_device, import_library
-from deepseek_engine.backends.torch.weights import check_gpu_memory, load_weights
+from deepseek_engine.backends.torch.weights import (
+    arrange_for_gpu,
+    check_gpu_memory,
+    load_weights,
+)
 from deepseek_engine.bundles import OpenBundle
 from deepseek_engine.codec import Array
 
@@ -31,6 +42,7 @@ __all__ = ["TorchBackend"]
 logger = logging.getLogger(__name__)
 
 _CAPACITY = 64
+_UNFIT = (KeyError, ValueError, TypeError, RuntimeError, AttributeError)
 
 
 class TorchBackend:
@@ -60,8 +72,13 @@ class TorchBackend:
         try:
             module = build_module(description)
             module = load_weights(module, description, bundle.path(description.weights))
-        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        except DeviceError:
+            raise
+        except (*_UNFIT, SourceError, PrecisionError) as error:
+            logger.warning("torch cannot open a variant", extra={"cause": str(error)[:500]})
             raise unfit(variant) from error
+        if self.device != "cpu":
+            arrange_for_gpu(module)
         call = ModuleCall(
             torch,
             module.to(self.device),

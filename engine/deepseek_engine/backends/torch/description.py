@@ -4,7 +4,7 @@
 
     {"library": "transformers", "architecture": "BertModel", "config": {...},
      "arguments": {"add_pooling_layer": false}, "weights": "torch/model.safetensors",
-     "dtype": "bfloat16", "quantization": {...},
+     "dtype": "bfloat16", "format": "compressed-tensors",
      "inputs": [...], "outputs": [["last_hidden_state", "FP32", [-1, -1, 768]]]}
     {"library": "timm", "architecture": "tf_efficientnet_lite0", "config": {},
      "weights": "torch/model.safetensors", "inputs": [...],
@@ -12,8 +12,8 @@
 
 Inputs and outputs are lists of ``[name, datatype, shape]``; ``weights`` is one of the variant's
 files; ``arguments`` go to the class beside the configuration. ``dtype`` (``float32`` unless given)
-is that of the arithmetic and of weights that are not quantized; ``quantization`` is the
-``quantization_config`` of the compressed-tensors format when there are quantized weights.
+is that of the arithmetic and of weights that are not quantized. With the ``format``
+``compressed-tensors`` the weights lie beside a ``config.json`` that says how layers are quantized.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from deepseek_engine.messages import TensorSpec
 __all__ = ["Description", "build_module", "read_description", "unfit"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
+_PLAIN, _QUANTIZED = "safetensors", "compressed-tensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ class Description:
     config: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
-    quantization: Mapping[str, Any] | None = None
+    quantized: bool = False
+    """Whether the weights are a compressed-tensors checkpoint."""
 
     @property
     def takes_names(self) -> bool:
@@ -69,6 +71,8 @@ def read_description(bundle: OpenBundle, variant: Variant) -> Description:
             raise ValueError("the weights are not a file of the variant")
         if fields.get("dtype", "float32") not in _DTYPES:
             raise ValueError(f"the dtype is not one of {_DTYPES}")
+        if fields.get("format", _PLAIN) not in (_PLAIN, _QUANTIZED):
+            raise ValueError("the format of the weights is not known")
         return Description(
             library=fields["library"],
             architecture=fields["architecture"],
@@ -78,7 +82,7 @@ def read_description(bundle: OpenBundle, variant: Variant) -> Description:
             config=dict(fields.get("config", {})),
             arguments=dict(fields.get("arguments", {})),
             dtype=fields.get("dtype", "float32"),
-            quantization=fields.get("quantization"),
+            quantized=fields.get("format", _PLAIN) == _QUANTIZED,
         )
     except (KeyError, ValueError, TypeError) as error:
         raise unfit(variant) from error

@@ -17,23 +17,36 @@ from deepseek_engine.backends.torch.description import Description
 from deepseek_engine.backends.torch.importing import import_library
 from deepseek_engine.memory import estimate_memory
 
-__all__ = ["check_gpu_memory", "load_weights"]
+__all__ = ["arrange_for_gpu", "check_gpu_memory", "load_weights"]
 
 MIB = 1024 * 1024
 
 
 def load_weights(module: Any, description: Description, path: Path) -> Any:
-    """Load a checkpoint into a module on the processor; gives the module.
+    """Load a checkpoint into a module on the processor; gives the module, in evaluation mode.
 
     Raises:
         ValueError, RuntimeError, KeyError: tensors are missing, left over or of another shape.
+        SourceError, PrecisionError: the same of a quantized checkpoint.
     """
     torch = import_library("torch")
-    # The type first: weights that are quantized keep theirs.
+    # The type first: quantized values keep theirs.
     module = module.to(dtype=getattr(torch, description.dtype))
-    tensors = import_library("safetensors.torch").load_file(str(path))
-    module.load_state_dict(tensors)
+    if description.quantized:
+        checkpoints = import_library("deepseek_engine.quant.checkpoint")
+        with checkpoints.Checkpoint(path.parent) as checkpoint:
+            checkpoints.load_into(module, checkpoint)
+    else:
+        module.load_state_dict(import_library("safetensors.torch").load_file(str(path)))
     return module.eval()
+
+
+def arrange_for_gpu(module: Any) -> None:
+    """Rearrange quantized weights once as GPU kernels read them best."""
+    for layer in module.modules():
+        # Only quantized layers have it; the class is not imported for plain modules.
+        if (arrange := getattr(layer, "use_tiles", None)) is not None:
+            arrange()
 
 
 def check_gpu_memory(torch: Any, variant: Variant, device: str) -> None:
