@@ -1,0 +1,246 @@
+"""3D convolution with float32 accumulation, as an implicit matrix product.
+
+Why it exists: volumes (CT, MR) need 3D convolutions in float16 whose sums over hundreds of products
+stay in float32, with bias and ReLU in the same pass. The kernel gathers its operand from the volume
+itself, so the unfolded matrix, 27 times the volume for a 3x3x3 kernel, never exists. Whether it
+beats cuDNN is a matter of shapes and measured, not assumed.
+
+Layout: x ``[B, C_in, D, H, W]`` and w ``[C_out, C_in, kD, kH, kW]``, both contiguous; y
+``[B, C_out, D', H', W']`` with ``D' = (D + 2 pad - dil (kD - 1) - 1) // stride + 1``, likewise for
+H and W. As a product: M = D' H' W' positions of one sample, N = C_out, K = C_in kD kH kW.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deepseek_kernels.errors import KernelArgumentError
+from deepseek_kernels.ops.elementwise import (
+    check_float,
+    check_like,
+    on_device_of,
+)
+
+__all__ = ["conv3d", "launch", "reference"]
+
+Triple = int | tuple[int, int, int]
+_BLOCK_M, _BLOCK_N, _BLOCK_K = 128, 64, 32
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Triple = 1,
+    padding: Triple = 0,
+    dilation: Triple = 1,
+    relu: bool = False,
+) -> Tensor:
+    """Convolve volumes; products are summed in float32, bias and ReLU applied before rounding.
+
+    Args:
+        x: ``[B, C_in, D, H, W]``, float16, bfloat16 or float32; other strides are copied first.
+        weight: ``[C_out, C_in, kD, kH, kW]``, type of x.
+        bias: ``[C_out]``.
+        stride: of the window, at least 1, one number or one for each of D, H and W.
+        padding: zeros on both sides of each axis.
+        dilation: distance of the window's elements.
+        relu: set negative results to zero.
+
+    Returns:
+        ``[B, C_out, D', H', W']`` of the type of x.
+
+    Raises:
+        KernelArgumentError: shapes or types do not fit, a setting is out of range, or one sample
+            has 2**31 numbers or more.
+    """
+    check_float("x", x)
+    check_float("weight", weight)
+    if x.dim() != 5 or weight.dim() != 5 or x.shape[1] != weight.shape[1]:
+        raise KernelArgumentError(
+            f"weight: {list(weight.shape)} does not fit x {list(x.shape)}; give x "
+            "[B, C_in, D, H, W] and weight [C_out, C_in, kD, kH, kW]"
+        )
+    check_like("weight", weight, tuple(weight.shape), x)
+    if weight.dtype != x.dtype:
+        raise KernelArgumentError(f"weight: is {weight.dtype}; convert it to {x.dtype}")
+    if bias is not None:
+        check_like("bias", bias, (weight.shape[0],), x)
+    settings = _settings(stride, padding, dilation)
+    sizes = _output_size(x, weight, settings)
+    if min(sizes) < 1:
+        raise KernelArgumentError(
+            f"padding: the window is larger than the padded volume {list(x.shape[2:])}; "
+            "use a larger volume, more padding or a smaller window"
+        )
+    if max(math.prod(x.shape[1:]), weight.shape[0] * math.prod(sizes)) >= 2**31:
+        raise KernelArgumentError("x: a sample has 2**31 numbers or more; divide it into patches")
+    result: Tensor = _operation(x, weight, bias, settings, relu)
+    return result
+
+
+def reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: list[int],
+    relu: bool,
+    accumulate: torch.dtype = torch.float64,
+) -> Tensor:
+    """The convolution in plain torch, in float64 unless told otherwise."""
+    result = torch.nn.functional.conv3d(
+        x.to(accumulate),
+        weight.to(accumulate),
+        None if bias is None else bias.to(accumulate),
+        settings[0:3],
+        settings[3:6],
+        settings[6:9],
+    )
+    return (result.relu() if relu else result).to(x.dtype)
+
+
+@triton.jit
+def _kernel(
+    x_ptr: tl.tensor,
+    w_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    channels_in: tl.tensor,
+    depth: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    channels_out: tl.tensor,
+    out_depth: tl.tensor,
+    out_height: tl.tensor,
+    out_width: tl.tensor,
+    stride_d: tl.tensor,
+    stride_h: tl.tensor,
+    stride_w: tl.tensor,
+    pad_d: tl.tensor,
+    pad_h: tl.tensor,
+    pad_w: tl.tensor,
+    KD: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    DIL_D: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    RELU: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    positions = out_depth * out_height * out_width
+    taps = channels_in * KD * KH * KW
+    blocks_m = tl.cdiv(positions, BLOCK_M)
+    sample = (tl.program_id(0) // blocks_m).to(tl.int64)
+    m = (tl.program_id(0) % blocks_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Where the window of each position begins; may lie in the padding.
+    first_d = m // (out_width * out_height) * stride_d - pad_d
+    first_h = m // out_width % out_height * stride_h - pad_h
+    first_w = m % out_width * stride_w - pad_w
+    x_ptr += sample * channels_in * depth * height * width
+    y_ptr += sample * channels_out * positions
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in range(0, taps, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        channel = k // (KD * KH * KW)
+        d = first_d[:, None] + (k // (KH * KW) % KD * DIL_D)[None, :]
+        h = first_h[:, None] + (k // KW % KH * DIL_H)[None, :]
+        w = first_w[:, None] + (k % KW * DIL_W)[None, :]
+        inside = (m < positions)[:, None] & (k < taps)[None, :]
+        inside = inside & (d >= 0) & (d < depth) & (h >= 0) & (h < height) & (w >= 0) & (w < width)
+        source = ((channel[None, :] * depth + d) * height + h) * width + w
+        a = tl.load(x_ptr + source, mask=inside, other=0.0)
+        held = (k < taps)[:, None] & (n < channels_out)[None, :]
+        b = tl.load(w_ptr + n[None, :] * taps + k[:, None], mask=held, other=0.0)
+        total = tl.dot(a, b, total, input_precision="ieee")
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + n, mask=n < channels_out, other=0.0).to(tl.float32)[None, :]
+    if RELU:
+        total = tl.where(total < 0.0, 0.0, total)
+    target = n[None, :] * positions + m[:, None]
+    mask = (m < positions)[:, None] & (n < channels_out)[None, :]
+    tl.store(y_ptr + target, total.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def launch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, settings: list[int], relu: bool
+) -> Tensor:
+    """The convolution by the Triton kernel; the arguments were checked by ``conv3d``."""
+    x, weight = x.contiguous(), weight.contiguous()
+    sizes = _output_size(x, weight, settings)
+    y = torch.empty((len(x), weight.shape[0], *sizes), dtype=x.dtype, device=x.device)
+    if y.numel() == 0:
+        return y
+    blocks_m = triton.cdiv(math.prod(sizes), _BLOCK_M)
+    with on_device_of(x):
+        _kernel[(len(x) * blocks_m, triton.cdiv(weight.shape[0], _BLOCK_N))](
+            x,
+            weight,
+            weight if bias is None else bias.contiguous(),
+            y,
+            *x.shape[1:],
+            weight.shape[0],
+            *sizes,
+            *settings[0:6],
+            *weight.shape[2:],
+            *settings[6:9],
+            HAS_BIAS=bias is not None,
+            RELU=relu,
+            BLOCK_M=_BLOCK_M,
+            BLOCK_N=_BLOCK_N,
+            BLOCK_K=_BLOCK_K,
+            num_warps=4,
+            num_stages=3,
+        )
+    return y
+
+
+@torch.library.custom_op("deepseek::conv3d", mutates_args=(), device_types="cpu")
+def _operation(
+    x: Tensor, weight: Tensor, bias: Tensor | None, settings: list[int], relu: bool
+) -> Tensor:
+    return reference(x, weight, bias, settings, relu, torch.float32)
+
+
+_operation.register_kernel("cuda")(launch)
+
+
+@_operation.register_fake
+def _shapes(
+    x: Tensor, weight: Tensor, bias: Tensor | None, settings: list[int], relu: bool
+) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0], *_output_size(x, weight, settings)))
+
+
+def _settings(stride: Triple, padding: Triple, dilation: Triple) -> list[int]:
+    """Nine numbers: stride, padding and dilation for D, H and W each."""
+    flat: list[int] = []
+    given = (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))
+    for name, value, least in given:
+        three = (value,) * 3 if isinstance(value, int) else tuple(value)
+        if len(three) != 3 or min(three) < least:
+            raise KernelArgumentError(
+                f"{name}: {value}; give one number or three of at least {least}"
+            )
+        flat += three
+    return flat
+
+
+def _output_size(x: Tensor, weight: Tensor, settings: list[int]) -> tuple[int, int, int]:
+    depth, height, width = (
+        (x.shape[2 + axis] + 2 * settings[3 + axis] - settings[6 + axis] * (window - 1) - 1)
+        // settings[axis]
+        + 1
+        for axis, window in enumerate(weight.shape[2:])
+    )
+    return depth, height, width

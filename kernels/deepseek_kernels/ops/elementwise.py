@@ -1,0 +1,194 @@
+"""What elementwise and quantizing kernels share: scales, rounding, tiles, checks of arguments.
+
+Why it exists: one rule for "how does a number become int8 or fp8" must hold in every kernel and
+every reference, so that a result does not depend on where it was computed. Not an operation,
+and not to be imported outside of this package.
+
+The rule. A group of numbers (a row or a block) has one float32 scale ``largest / limit`` with the
+largest magnitude of the group and the limit of the type: 127 for int8, which is symmetric and never
+uses -128; 448 for e4m3. Values are rounded to the nearest, halves to even.
+
+* A group of zeros has the scale 1 and the values 0.
+* A scale is never below the smallest normal float32 number, so that hardware which flushes
+  subnormal numbers to zero gives the same values; groups of magnitudes under 127 x 1.2e-38 become
+  coarser by that, with an error of at most 6e-39.
+* A group that holds NaN or infinity has the scale NaN and the values 0: every product with it is
+  NaN, as it would be without quantization. Whoever quantizes weights refuses such a scale.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deepseek_kernels.errors import KernelArgumentError
+
+__all__ = [
+    "FLOATS",
+    "LIMITS",
+    "MAX_WIDTH",
+    "RowTile",
+    "check_float",
+    "check_like",
+    "check_rows",
+    "limit_of",
+    "magnitude",
+    "on_device_of",
+    "quantize_rows",
+    "round_to",
+    "row_tile",
+    "scale_of",
+    "symmetric_scale",
+    "tile",
+]
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+"""Types that the kernels read; all of them are computed with in float32."""
+LIMITS = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+"""Largest magnitude of each type that values are rounded to."""
+MAX_WIDTH = 32768
+"""Longest row that a program holds in registers."""
+
+_SMALLEST_NORMAL = 2.0**-126
+_SMALLEST: tl.constexpr = tl.constexpr(2.0**-126)
+_INFINITY: tl.constexpr = tl.constexpr(float("inf"))
+_NAN: tl.constexpr = tl.constexpr(float("nan"))
+
+
+@triton.jit
+def magnitude(values: tl.tensor) -> tl.tensor:
+    """|values| with NaN as infinity, because a maximum on the GPU ignores NaN."""
+    return tl.where(values != values, _INFINITY, tl.abs(values))
+
+
+@triton.jit
+def symmetric_scale(largest: tl.tensor, LIMIT: tl.constexpr) -> tl.tensor:
+    """The scale of groups whose largest magnitudes (as of ``magnitude``) are given."""
+    scale = tl.maximum(tl.div_rn(largest, LIMIT), _SMALLEST)
+    scale = tl.where(largest == 0.0, 1.0, scale)
+    return tl.where(largest == _INFINITY, _NAN, scale)
+
+
+@triton.jit
+def round_to(scaled: tl.tensor, LIMIT: tl.constexpr, IS_INT8: tl.constexpr) -> tl.tensor:
+    """Round numbers that were divided by their scale to int8 or e4m3; NaN becomes 0."""
+    scaled = tl.where(scaled != scaled, 0.0, scaled)
+    scaled = tl.minimum(tl.maximum(scaled, -LIMIT), LIMIT)
+    # Adding and subtracting 1.5 * 2**(23 + e) leaves multiples of 2**e, halves to even. It works in
+    # Triton's interpreter, which has no libdevice and whose own rounding to e4m3 loses the carry
+    # into the exponent (127.2 becomes 64).
+    if IS_INT8:
+        unit = 12582912.0
+        return ((scaled + unit) - unit).to(tl.int8)
+    # Three bits of mantissa: e is 3 below the number's own exponent, and -9 at least.
+    exponent = tl.maximum(scaled.to(tl.int32, bitcast=True) & 0x7F800000, 0x3C800000)
+    unit = (exponent + (20 << 23)).to(tl.float32, bitcast=True) * 1.5
+    return ((scaled + unit) - unit).to(tl.float8e4nv)
+
+
+def scale_of(largest: Tensor, limit: float) -> Tensor:
+    """The float32 scale of groups whose largest magnitudes (float32) are given."""
+    scale = (largest / limit).clamp(min=_SMALLEST_NORMAL)
+    scale = torch.where(largest == 0, 1.0, scale)
+    return torch.where(largest.isfinite(), scale, torch.nan)
+
+
+def quantize_rows(values: Tensor, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Quantize each row of float32[..., N] with a scale of its own, in plain torch.
+
+    Returns:
+        The values as ``out_dtype[..., N]`` and the scales as float32[...].
+    """
+    limit = limit_of(out_dtype)
+    if values.shape[-1] == 0:
+        return values.to(out_dtype), values.new_ones(values.shape[:-1])
+    scale = scale_of(values.abs().amax(dim=-1), limit)
+    scaled = (values * scale.reciprocal().unsqueeze(-1)).nan_to_num(nan=0.0).clamp(-limit, limit)
+    return (scaled.round() if out_dtype is torch.int8 else scaled).to(out_dtype), scale
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[None]:
+    """Make the tensor's GPU the current one: Triton launches there. Nothing for a CPU."""
+    guard: AbstractContextManager[None] = torch.cuda.device_of(tensor)  # type: ignore[no-untyped-call]
+    return guard
+
+
+def limit_of(out_dtype: torch.dtype) -> float:
+    """The largest magnitude of a type that values are rounded to.
+
+    Raises:
+        KernelArgumentError: nothing is rounded to this type.
+    """
+    if out_dtype not in LIMITS:
+        raise KernelArgumentError(
+            f"out_dtype: is {out_dtype}; give torch.int8 or torch.float8_e4m3fn"
+        )
+    return LIMITS[out_dtype]
+
+
+def check_float(name: str, tensor: object) -> None:
+    """Refuse what is no tensor of a floating point type that the kernels read.
+
+    Raises:
+        KernelArgumentError: names the argument, what it is and how to convert it.
+    """
+    if not isinstance(tensor, Tensor):
+        raise KernelArgumentError(
+            f"{name}: is a {type(tensor).__name__}; give a torch.Tensor (torch.as_tensor makes one)"
+        )
+    if tensor.dtype not in FLOATS:
+        raise KernelArgumentError(
+            f"{name}: is {tensor.dtype}; convert it to float32, float16 or bfloat16"
+        )
+
+
+def check_like(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Refuse a tensor of another shape or on another device than its partner.
+
+    Raises:
+        KernelArgumentError: names the argument, its shape or device, and the one that is needed.
+    """
+    check_float(name, tensor)
+    if tuple(tensor.shape) != tuple(shape):
+        raise KernelArgumentError(f"{name}: has the shape {list(tensor.shape)}; give {list(shape)}")
+    if tensor.device != like.device:
+        raise KernelArgumentError(f"{name}: is on {tensor.device}; move it to {like.device}")
+
+
+def tile(width: int) -> tuple[int, int]:
+    """Rows and columns, powers of two, of a tile of 1024 elements for rows of this width."""
+    columns = min(1024, triton.next_power_of_2(width))
+    return 1024 // columns, columns
+
+
+class RowTile(NamedTuple):
+    """How many whole rows a program holds in registers, and the warps that hold them."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
+def row_tile(width: int) -> RowTile:
+    """The tile for rows that are read once: 2048 elements or one row, 16 to 64 for each thread."""
+    columns = triton.next_power_of_2(max(1, width))
+    rows = max(1, 2048 // columns)
+    return RowTile(rows, columns, min(16, max(4, rows * columns // 1024)))
+
+
+def check_rows(name: str, tensor: Tensor) -> None:
+    """Refuse what has no rows or rows too long for the registers of one program.
+
+    Raises:
+        KernelArgumentError: names the argument, its shape and the limit.
+    """
+    check_float(name, tensor)
+    if tensor.dim() == 0 or tensor.shape[-1] > MAX_WIDTH:
+        raise KernelArgumentError(
+            f"{name}: has the shape {list(tensor.shape)}; give [..., N] with N up to {MAX_WIDTH}"
+        )

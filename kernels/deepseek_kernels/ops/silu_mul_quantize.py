@@ -1,0 +1,137 @@
+"""SiLU(gate) * up and its quantization to int8 or fp8 rows, in one pass.
+
+Why it exists: the middle of a gated feed-forward layer. The product after it wants 8-bit rows with
+a scale each; apart, activation, product and quantization read and write the widest activations of
+the model four times, here they are read once and written once in one byte.
+
+Shapes: gate and up ``[..., N]``, also as halves of one ``[..., 2 N]``, which are not copied; values
+``[..., N]`` int8 or float8_e4m3fn; scales float32 ``[...]``, one for each row. Computed in float32.
+A row with NaN or infinity gets the scale NaN, so that every product with it is NaN; the rest of the
+rule is that of ``ops.elementwise``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deepseek_kernels.errors import KernelArgumentError
+from deepseek_kernels.ops.elementwise import (
+    check_like,
+    check_rows,
+    limit_of,
+    magnitude,
+    on_device_of,
+    quantize_rows,
+    round_to,
+    row_tile,
+    symmetric_scale,
+)
+
+__all__ = ["launch", "reference", "silu_mul_quantize"]
+
+
+def silu_mul_quantize(
+    gate: Tensor, up: Tensor, *, out_dtype: torch.dtype = torch.int8
+) -> tuple[Tensor, Tensor]:
+    """Quantize ``silu(gate) * up`` by rows.
+
+    Args:
+        gate: ``[..., N]``, float32, float16 or bfloat16.
+        up: shape and type of gate.
+        out_dtype: int8 or float8_e4m3fn.
+
+    Returns:
+        Values and scales.
+
+    Raises:
+        KernelArgumentError: shapes or types do not fit, or N is above 32768.
+    """
+    check_rows("gate", gate)
+    check_like("up", up, tuple(gate.shape), gate)
+    if up.dtype != gate.dtype:
+        raise KernelArgumentError(f"up: is {up.dtype}; convert it to {gate.dtype}")
+    limit_of(out_dtype)
+    result: tuple[Tensor, Tensor] = _operation(gate, up, out_dtype)
+    return result
+
+
+def reference(gate: Tensor, up: Tensor, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Values and scales in plain torch, in float32."""
+    return quantize_rows(torch.nn.functional.silu(gate.float()) * up.float(), out_dtype)
+
+
+@triton.jit
+def _kernel(
+    gate_ptr: tl.tensor,
+    up_ptr: tl.tensor,
+    values_ptr: tl.tensor,
+    scales_ptr: tl.tensor,
+    rows: tl.tensor,
+    width: tl.tensor,
+    gate_stride: tl.tensor,
+    up_stride: tl.tensor,
+    IS_INT8: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    column = tl.arange(0, COLUMNS)[None, :]
+    inside = (row < rows) & (column < width)
+    gate = tl.load(gate_ptr + row * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr + row * up_stride + column, mask=inside, other=0.0).to(tl.float32)
+    y = gate * tl.sigmoid(gate) * up
+    scale = symmetric_scale(tl.max(magnitude(y), 1, keep_dims=True), LIMIT)
+    quantized = round_to(y * tl.div_rn(1.0, scale), LIMIT, IS_INT8)
+    tl.store(values_ptr + row * width + column, quantized, mask=inside)
+    tl.store(scales_ptr + row, scale, mask=row < rows)
+
+
+def launch(gate: Tensor, up: Tensor, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Values and scales by the Triton kernel; the arguments were checked before."""
+    values, scales = _shapes(gate, up, out_dtype)
+    if gate.numel() == 0:
+        return values, scales
+    width = gate.shape[-1]
+    flat_gate, flat_up = _rows(gate), _rows(up)
+    tile = row_tile(width)
+    with on_device_of(gate):
+        _kernel[(triton.cdiv(len(flat_gate), tile.rows),)](
+            flat_gate,
+            flat_up,
+            values,
+            scales,
+            len(flat_gate),
+            width,
+            flat_gate.stride(0),
+            flat_up.stride(0),
+            IS_INT8=out_dtype is torch.int8,
+            LIMIT=limit_of(out_dtype),
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            num_warps=tile.warps,
+        )
+    return values, scales
+
+
+@torch.library.custom_op("deepseek::silu_mul_quantize", mutates_args=(), device_types="cpu")
+def _operation(gate: Tensor, up: Tensor, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return reference(gate, up, out_dtype)
+
+
+_operation.register_kernel("cuda")(launch)
+
+
+@_operation.register_fake
+def _shapes(gate: Tensor, up: Tensor, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    values = gate.new_empty(gate.shape, dtype=out_dtype)
+    return values, gate.new_empty(gate.shape[:-1], dtype=torch.float32)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """As a matrix whose rows are contiguous; a copy only where the strides leave no other way."""
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
