@@ -75,6 +75,13 @@ longest sentence. Agreement is computed anew, on sentences and crops of photogra
 never saw; what the bundle's manifest states is shown beside it. Top-1 agreement counts crops of
 which fp32 is at least 50 % sure.""",
     ),
+    "fusion": About(
+        "deepseek_fuse on a processor",
+        """\
+A function of `F.conv2d` (3 x 3, padding 1, as many channels out as in), `F.batch_norm` and `F.relu`
+in fp32, decorated with `deepseek_fuse` and as it is written, in turns under `no_grad`. Shapes are
+those of the four stages of a ResNet at 224 x 224.""",
+    ),
     "memory_pool": About(
         "Memory pool on a processor: putting a batch together",
         """\

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from deepseek._channel import TLSConfig
     from deepseek._client import Client
     from deepseek._engine import InferenceEngine
+    from deepseek._fusion import deepseek_fuse
     from deepseek._quantization import QuantizationMode, adaptive_quantization
     from deepseek._wire import ModelMetadata, Result, TensorSpec
 
@@ -66,6 +67,7 @@ __all__ = [
     "TensorSpec",
     "__version__",
     "adaptive_quantization",
+    "deepseek_fuse",
     "dynamic_batching",
 ]
 
@@ -79,6 +81,7 @@ _HOME = {
     "TLSConfig": "deepseek._channel",
     "TensorSpec": "deepseek._wire",
     "adaptive_quantization": "deepseek._quantization",
+    "deepseek_fuse": "deepseek._fusion",
     "dynamic_batching": "deepseek._batching",
 }
 
