@@ -23,7 +23,7 @@ __all__ = ["run"]
 STAGES = ((64, 56), (128, 28), (256, 14), (512, 7))
 """Channels, and height and width, of the stages of a ResNet."""
 BATCHES = (1, 8)
-CALLS = 10
+CALLS = 20
 WARM_UPS = 2
 PEER = "the function as it is written"
 
@@ -87,11 +87,13 @@ def _times(
         raise BenchError("the folded function gives something else")
     times: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(rounds):
-        for name, function in subjects.items():
-            taken = []
-            for _ in range(calls):
+        taken: dict[str, list[float]] = {name: [] for name in subjects}
+        # By turns within a round too: a call takes milliseconds, and a stall of the machine tens.
+        for _ in range(calls):
+            for name, function in subjects.items():
                 started = time.perf_counter()
                 function(*arguments)
-                taken.append((time.perf_counter() - started) * 1e3)
-            times[name].append(statistics.median(taken))
+                taken[name].append((time.perf_counter() - started) * 1e3)
+        for name, values in taken.items():
+            times[name].append(statistics.median(values))
     return times

@@ -171,11 +171,11 @@ class _Place(nn.Module):
                 if index:
                     self._kept.insert(0, self._kept.pop(index))
                 return weight, bias
-        weight, bias, mean, variance, gamma, beta = parts
-        assert weight is not None
+        source, offset, mean, variance, gamma, beta = parts
+        assert source is not None
         if mean is None or variance is None:
             raise KernelArgumentError("running_mean, running_var: give both; they are folded")
-        folded = fold_batch_norm(weight, bias, mean, variance, gamma, beta, self._eps)
+        folded = fold_batch_norm(source, offset, mean, variance, gamma, beta, self._eps)
         if not any(part is not None and part.is_inference() for part in parts):
             self._kept.insert(0, (tuple(map(_mark, parts)), *folded))
             del self._kept[_FOLDED:]
