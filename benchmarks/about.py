@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BENCHES", "About"]
+from benchmarks.gpu.goals import PARTS
+
+__all__ = ["BENCHES", "GPU_BENCHES", "About"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +94,8 @@ system every time.""",
     ),
 }
 """Every bench, in the order of the page; the key is its module and its results file."""
+
+GPU_BENCHES: dict[str, About] = {
+    f"gpu_{name}": About(f"GPU: {part.title}", part.method) for name, part in PARTS.items()
+}
+"""The parts of ``make bench-gpu``, which runs apart: it needs a GPU."""
