@@ -62,7 +62,7 @@ bench-gpu-wheels: setup ## Fetch the peers' wheels (60 MiB at most), to carry to
 	@$(RUN) -m benchmarks.gpu.carrying
 
 test-gpu: ## The correctness tables of all kernels on this machine's GPU
-	@$(GPU_PYTHON) -m pytest -m gpu tests/gpu $(ARGS)
+	@$(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini --confcutdir tests/gpu tests/gpu $(ARGS)
 
 ##@ Generate
 crds: setup ## The CRD and its reference page from the types

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.gpu.goals import PARTS
+from benchmarks.gpu.goals import PARTS, stretch_of
 
 __all__ = ["BENCHES", "GPU_BENCHES", "About"]
 
@@ -96,6 +96,7 @@ system every time.""",
 """Every bench, in the order of the page; the key is its module and its results file."""
 
 GPU_BENCHES: dict[str, About] = {
-    f"gpu_{name}": About(f"GPU: {part.title}", part.method) for name, part in PARTS.items()
+    f"gpu_{name}": About(f"GPU: {part.title}", f"{part.method}{stretch_of(part)}")
+    for name, part in PARTS.items()
 }
 """The parts of ``make bench-gpu``, which runs apart: it needs a GPU."""

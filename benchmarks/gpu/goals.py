@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LLAMA", "ORDER", "PARTS", "Goal", "Part", "Shape", "record_case"]
+__all__ = ["LLAMA", "ORDER", "PARTS", "Goal", "Part", "Shape", "record_case", "stretch_of"]
 
 Shape = tuple[int, int]
 """Output and input features, N and K."""
@@ -160,3 +160,16 @@ def record_case(goal: Goal) -> str:
     if goal.metric == "speed-up":
         return f"{goal.case} against {goal.peer}, geometric mean"
     return f"{goal.case}, 128 tokens"
+
+
+def stretch_of(part: Part) -> str:
+    """What a part may reach beyond its goals, as a sentence for a page; empty without any."""
+    wishes = [
+        f"{goal.case}{f' against {goal.peer}' if goal.peer else ''}: {goal.stretch:g} {goal.unit}"
+        for goal in part.goals
+        if goal.stretch is not None
+    ]
+    if part.stretch_rate is not None:
+        rate, unit = part.stretch_rate
+        wishes.append(f"the largest shape: {rate:g} {unit}")
+    return f" Stretch goals: {'; '.join(wishes)}." if wishes else ""

@@ -15,8 +15,8 @@ from typing import Any
 
 __all__ = ["SITE", "Peer", "find", "use_carried"]
 
-SITE = Path(__file__).resolve().parent / "wheels" / "site"
-"""Where `benchmarks.gpu.carrying` unpacks what it fetched."""
+SITE = Path(__file__).resolve().parent.parent.parent / ".cache" / "gpu-peers"
+"""Where `benchmarks.gpu.carrying` unpacks what it fetched; git ignores it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu.__main__ import _parse
+from benchmarks.gpu.__main__ import ROOT, _parse
 from benchmarks.gpu.carrying import Carried, gather
 from benchmarks.gpu.peers import find, use_carried
 
@@ -89,3 +90,10 @@ def test_parts_are_named_by_a_list() -> None:
     assert _parse(["--parts", "k1,K4"]).parts == ("k1", "k4")
     with pytest.raises(SystemExit):
         _parse(["--parts", "k99"])
+
+
+def test_the_command_needs_nothing_of_the_project_and_tells_that_there_is_no_gpu() -> None:
+    # Without site packages: not even torch is there.
+    command = [sys.executable, "-S", "-m", "benchmarks.gpu", "--parts", "k1"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (ran.returncode, ran.stderr) == (2, "torch is not installed.\n")
