@@ -9,6 +9,8 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if $(shell $(p
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 SOURCES := client crds deploy engine kernels operator protos worker tests benchmarks examples scripts
+# On a machine with a GPU its own Python, which has torch and Triton for it, is used as it is.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(RUN),python3)
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
@@ -61,6 +63,15 @@ format: setup ## Format and fix what can be fixed
 bench: setup ## Side-by-side CPU benchmarks; writes benchmarks/results and docs/performance.md
 	@$(RUN) -m benchmarks.run
 
+bench-gpu: ## Kernels beside their peers on this machine's GPU: make bench-gpu PARTS=k1,k4
+	@$(GPU_PYTHON) -m benchmarks.gpu $(if $(PARTS),--parts $(PARTS)) $(ARGS)
+
+bench-gpu-wheels: setup ## Fetch the peers' wheels (60 MiB at most), to carry to a machine without network
+	@$(RUN) -m benchmarks.gpu.carrying
+
+test-gpu: ## The correctness tables of all kernels on this machine's GPU
+	@$(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini --confcutdir tests/gpu tests/gpu $(ARGS)
+
 ##@ Generate
 crds: setup ## The CRD and its reference page from the types
 	@$(RUN) -m deepseek_api.crdgen && $(RUN) -m deepseek_api.docgen
@@ -86,4 +97,4 @@ clean: ## Remove the environment and what builds and tests leave behind
 $(VENV)/installed: requirements/dev.txt requirements/bootstrap.txt pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
 
-.PHONY: help setup demo serve cluster cluster-down images push test e2e e2e-scale e2e-chaos check format bench crds protos lock clean
+.PHONY: help setup demo serve cluster cluster-down images push test e2e e2e-scale e2e-chaos check format bench bench-gpu bench-gpu-wheels test-gpu crds protos lock clean

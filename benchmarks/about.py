@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BENCHES", "WITH_BENCH", "About"]
+from benchmarks.gpu.goals import PARTS, stretch_of
+
+__all__ = ["BENCHES", "GPU_BENCHES", "WITH_BENCH", "About"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,21 @@ longest sentence. Agreement is computed anew, on sentences and crops of photogra
 never saw; what the bundle's manifest states is shown beside it. Top-1 agreement counts crops of
 which fp32 is at least 50 % sure.""",
     ),
+    "fusion": About(
+        "deepseek_fuse on a processor",
+        """\
+A function of `F.conv2d` (3 x 3, padding 1, as many channels out as in), `F.batch_norm` and `F.relu`
+in fp32, decorated with `deepseek_fuse` and as it is written, in turns under `no_grad`. Shapes are
+those of the four stages of a ResNet at 224 x 224.""",
+    ),
+    "memory_pool": About(
+        "Memory pool on a processor: putting a batch together",
+        """\
+Pictures of single requests, 3 x 224 x 224 in fp32, are put together into one array, as before every
+batch, on a thread of its own; with `set_memory_pool` and without, in turns. The C library keeps
+arrays below 32 MiB, so that a pool changes nothing for those, and gives larger ones back to the
+system every time.""",
+    ),
     "operator_scale": About(
         "Operator: hundreds of pipelines on one API server",
         """\
@@ -123,3 +140,13 @@ a command of its own."""
 
 WITH_BENCH: tuple[str, ...] = tuple(name for name, about in BENCHES.items() if not about.command)
 """What ``make bench`` measures."""
+
+GPU_BENCHES: dict[str, About] = {
+    f"gpu_{name}": About(
+        f"GPU: {part.title}",
+        f"{part.method}{stretch_of(part)}",
+        command=f"python -m benchmarks.gpu --again --parts {name}",
+    )
+    for name, part in PARTS.items()
+}
+"""The parts of ``make bench-gpu``, which runs apart: it needs a GPU."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.gpu.goals import PARTS, record_case
 from benchmarks.peers import ORT_FP32, ORT_INT8, TORCH_FP32
 from benchmarks.record import Record
 
-__all__ = ["BARS", "Bar", "Verdict", "bar_key", "bar_of", "judge"]
+__all__ = ["BARS", "GPU_BARS", "Bar", "Verdict", "bar_key", "bar_of", "judge"]
 
 Kind = Literal["ratio", "at least", "at most"]
 
@@ -100,6 +101,13 @@ BARS: dict[_Key, Bar] = {
 }
 """Bars by bench, case (without what stands in parentheses), metric and peer."""
 
+GPU_BARS: dict[_Key, Bar] = {
+    (f"gpu_{name}", record_case(goal), goal.metric, None): Bar(goal.kind, goal.must, goal.unit)
+    for name, part in PARTS.items()
+    for goal in part.goals
+}
+"""What ``make bench-gpu`` must reach."""
+
 
 def bar_key(record: Record) -> tuple[str, str, str, str | None]:
     """Under what a figure's bar is listed."""
@@ -108,7 +116,8 @@ def bar_key(record: Record) -> tuple[str, str, str, str | None]:
 
 def bar_of(record: Record) -> Bar | None:
     """The bar of a figure, or None where it is only told."""
-    return BARS.get(bar_key(record))
+    key = bar_key(record)
+    return BARS.get(key) or GPU_BARS.get(key)
 
 
 def judge(record: Record) -> Verdict | None:

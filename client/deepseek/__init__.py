@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from deepseek._channel import TLSConfig
     from deepseek._client import Client
     from deepseek._engine import InferenceEngine
+    from deepseek._fusion import deepseek_fuse
     from deepseek._quantization import QuantizationMode, adaptive_quantization
     from deepseek._weights import block_quantize, dynamic_pruning
     from deepseek._wire import ModelMetadata, Result, TensorSpec
@@ -68,6 +69,7 @@ __all__ = [
     "__version__",
     "adaptive_quantization",
     "block_quantize",
+    "deepseek_fuse",
     "dynamic_batching",
     "dynamic_pruning",
 ]
@@ -83,6 +85,7 @@ _HOME = {
     "TensorSpec": "deepseek._wire",
     "adaptive_quantization": "deepseek._quantization",
     "block_quantize": "deepseek._weights",
+    "deepseek_fuse": "deepseek._fusion",
     "dynamic_batching": "deepseek._batching",
     "dynamic_pruning": "deepseek._weights",
 }

@@ -30,6 +30,8 @@ from deepseek_api.errors import (
 from deepseek_engine.batching import dynamic_batching
 from deepseek_engine.engine import Engine
 from deepseek_engine.messages import (
+    AutoPrecision,
+    DeviceStats,
     EngineConfig,
     InferenceRequest,
     InferenceResponse,
@@ -118,6 +120,7 @@ class InferenceEngine:
             model_path,
             catalog=catalog,
             precision=precision,
+            device=device,
             architecture=architecture,
             task=task,
         )
@@ -161,6 +164,11 @@ class InferenceEngine:
         """Task, chosen variant and precision, inputs and outputs of the model."""
         return self._engine.models()[NAME]
 
+    @property
+    def device_stats(self) -> DeviceStats:
+        """Load and memory of the device that the model runs on."""
+        return next(iter(self._engine.devices().values()))
+
     def infer(
         self,
         inputs: Inputs,
@@ -193,6 +201,58 @@ class InferenceEngine:
         for batch in dynamic_batching(inputs, max_batch_size=batch_size):
             answers += self._call(self._batch(batch))
         return answers
+
+    def set_auto_precision(
+        self,
+        threshold: float | None = 0.8,
+        *,
+        resume: float | None = None,
+        dwell_s: float = 5.0,
+        precision: str = "",
+    ) -> None:
+        """Run new batches at a lower precision while the device is busy.
+
+        The lower-precision copy comes from the same bundle and is loaded beside the first one now,
+        so that no request waits for it. An answer says at which precision it was computed:
+        ``result.parameters["precision"]``.
+
+        Args:
+            threshold: busy share of the device above which the precision is lowered; None turns it
+                off and frees the copy.
+            resume: share below which it is raised again, counted as if the model ran at its own
+                precision; None: three quarters of the threshold.
+            dwell_s: shortest stay at a precision, seconds.
+            precision: the lower precision; empty takes the fastest that the bundle has.
+
+        Raises:
+            ConfigurationError: a number is out of its range.
+            PrecisionError: the bundle has no lower precision, or none that is faster.
+            DeviceError: the copy does not fit in memory beside the first one.
+        """
+        policy = None
+        if threshold is not None:
+            policy = AutoPrecision(
+                threshold=threshold, resume=resume, dwell_s=dwell_s, precision=precision
+            )
+        self._call(self._engine.set_auto_precision(NAME, policy))
+
+    def set_memory_pool(self, size: int = 2048, *, shared: bool = True) -> None:
+        """Take memory for batches once, instead of from the system for every batch.
+
+        On the processor the pool is a block whose pages exist before they are needed; the large
+        inputs of batches are put together in it. On a GPU it is what the allocator may take, and
+        takes now.
+
+        Args:
+            size: MiB; it must be free on the device.
+            shared: one pool for all models of the device, or one of this size for each. An engine
+                has one model, so that on the processor both are the same.
+
+        Raises:
+            ConfigurationError: the size is not a positive whole number.
+            DeviceError: the device has not so much memory; nothing changes then.
+        """
+        self._call(self._engine.set_memory_pool(size, shared=shared))
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if not self._loop.running:

@@ -43,10 +43,15 @@ PREPARING_PACKAGES = (
 )
 """Modules that turning weights into bundles needs."""
 
+CUDA_PACKAGES = ("torch", "triton", "safetensors")
+"""Modules that serving on an NVIDIA GPU needs besides."""
+
 SERVABLE_TASKS = ("text-embedding", "image-classification", "tensors")
 """Tasks that this release serves."""
 CPU_PRECISIONS = ("auto", "fp32", "int8", "mixed")
 """Precisions that this release has for the device cpu."""
+CUDA_PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8", "int4", "mixed")
+"""The same for the device cuda."""
 LOCAL_SCHEMES = ("file", "hf", "pip", "random")
 """Sources that can be prepared on one machine."""
 
@@ -118,7 +123,10 @@ def why_no_device(device: DeviceName, *, gpus: list[str] | None = None) -> str |
         return "this machine has no NVIDIA GPU, or this process cannot see one"
     if device.index >= len(found):
         return f"this machine has {len(found)} NVIDIA GPU(s), counted from 0"
-    return "this release serves on the processor only; CUDA kernels are not part of it"
+    missing = missing_modules(CUDA_PACKAGES)
+    if missing:
+        return f"the package '{missing[0]}' is not installed: pip install 'deepseek[cuda]'"
+    return None
 
 
 def require_device(text: str) -> DeviceName:

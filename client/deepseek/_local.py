@@ -19,12 +19,13 @@ from deepseek_api.allocation import allocate
 from deepseek_api.catalog import Catalog
 from deepseek_api.errors import ConfigurationError, DeepseekError, DeviceError, ErrorCode
 from deepseek_api.v1alpha1 import Model, ModelPipeline, Policy
-from deepseek_engine.messages import ModelConfig
+from deepseek_engine.messages import AutoPrecision, ModelConfig
 from deepseek_worker.config import WorkerConfig
 from deepseek_worker.worker import WorkerReport, run_worker
 
+from deepseek._auto_precision import read_policies
 from deepseek._here import port_is_free, require_device
-from deepseek._resolve import Wanted, resolve
+from deepseek._resolve import Wanted, check_precision, resolve
 
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -41,6 +42,8 @@ class LocalModel:
     wanted: Wanted
     weight: float
     """Share of device time, 0 to 1."""
+    auto_precision: AutoPrecision | None = None
+    """When it runs at its lower precision; None: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,24 +60,33 @@ class ServeOptions:
     random_weights: bool = False
     """Use seeded random weights of the same architectures."""
     seed: int = 0
+    auto_precision: tuple[str, ...] = ()
+    """``THRESHOLD`` or ``MODEL=THRESHOLD``; see `read_policies`."""
 
 
 def local_models(
     pipeline: ModelPipeline, *, catalog: Catalog, options: ServeOptions
 ) -> tuple[list[LocalModel], list[DeepseekError]]:
-    """The models that run here, and one error for each that cannot."""
+    """The models that run here, and one error for each that cannot.
+
+    Raises:
+        ConfigurationError: the automatic precision of the options is wrong.
+    """
     weights = device_shares(pipeline, catalog)
+    names = [model.name for model in pipeline.spec.models]
+    policies = read_policies(options.auto_precision, names)
     runnable: list[LocalModel] = []
     errors: list[DeepseekError] = []
     for model in pipeline.spec.models:
         if model.wanted == 0:
             continue
         try:
-            wanted = _wanted(model, catalog, options)
+            wanted = _wanted(model, catalog, options, twin=model.name in policies)
         except DeepseekError as error:
             errors.append(error)
         else:
-            runnable.append(LocalModel(model, wanted, weights[model.name]))
+            policy = policies.get(model.name)
+            runnable.append(LocalModel(model, wanted, weights[model.name], policy))
     if not runnable and not errors:
         errors.append(
             ConfigurationError(
@@ -99,9 +111,9 @@ def device_shares(pipeline: ModelPipeline, catalog: Catalog) -> dict[str, float]
     return {row.model: max(float(row.weight), MIN_WEIGHT) for row in allocation.rows}
 
 
-def _wanted(model: Model, catalog: Catalog, options: ServeOptions) -> Wanted:
+def _wanted(model: Model, catalog: Catalog, options: ServeOptions, *, twin: bool) -> Wanted:
     try:
-        require_device(model.device or "cpu")
+        device = require_device(model.device or "cpu")
     except DeviceError as error:
         raise DeviceError(
             f"The model '{model.name}' cannot run here. {error.message}",
@@ -110,6 +122,7 @@ def _wanted(model: Model, catalog: Catalog, options: ServeOptions) -> Wanted:
         ) from None
     _refuse_sharding(model)
     source = model.source
+    check_precision(model.name, model.precision, device.kind)
     return resolve(
         model.name,
         catalog=catalog,
@@ -117,7 +130,9 @@ def _wanted(model: Model, catalog: Catalog, options: ServeOptions) -> Wanted:
         revision=(source.revision or "") if source else "",
         digest=(source.digest or "") if source else "",
         task=model.task or "",
-        precision=model.precision,
+        # A bundle with two precisions is one that was prepared with all of them.
+        precision="auto" if twin else model.precision,
+        device=device.kind,
         random_weights=options.random_weights,
         seed=options.seed,
     )
@@ -199,6 +214,7 @@ def _config(item: LocalModel, bundle: Path) -> ModelConfig:
         model_type=model.type or "",
         weight=item.weight,
         device=model.device or "cpu",
+        auto_precision=item.auto_precision,
     )
     if batching is None:
         return config

@@ -18,6 +18,7 @@ from deepseek_api.vocabulary import Precision
 from deepseek_engine.prepare.api import PreparedBundle, cache_folder, cache_key, prepare
 from deepseek_engine.prepare.messages import PrepareEvent, PrepareRequest
 
+from deepseek._here import parse_device
 from deepseek._resolve import (
     MANIFEST,
     WEIGHT_SUFFIXES,
@@ -40,6 +41,7 @@ def wanted_model(
     *,
     catalog: Catalog,
     precision: str = "auto",
+    device: str = "cpu",
     architecture: str | None = None,
     task: str | None = None,
     random_weights: bool = False,
@@ -51,6 +53,7 @@ def wanted_model(
         model: a path of any known format, a source URI or a name of the catalog.
         catalog: known models.
         precision: what will be served.
+        device: what it will be served on.
         architecture: what bare weights belong to: ``LIBRARY/NAME`` or a name of the catalog.
         task: what the model does, if nothing else says it.
         random_weights: use seeded random weights of the same architecture instead.
@@ -67,6 +70,7 @@ def wanted_model(
             catalog=catalog,
             uri=text,
             precision=precision,
+            device=device,
             architecture=architecture,
             task=task or "",
             random_weights=random_weights,
@@ -74,12 +78,15 @@ def wanted_model(
         )
     path = Path(model)
     if path.exists():
-        return _from_path(path, catalog, precision, architecture, task)
+        check_precision(path.name, precision, device)
+        kind = parse_device(device).kind
+        return _from_path(path, catalog, architecture, task, precision=precision, kind=kind)
     if text in catalog:
         return resolve(
             text,
             catalog=catalog,
             precision=precision,
+            device=device,
             task=task or "",
             random_weights=random_weights,
             seed=seed,
@@ -94,7 +101,13 @@ def wanted_model(
 
 
 def _from_path(
-    path: Path, catalog: Catalog, precision: str, architecture: str | None, task: str | None
+    path: Path,
+    catalog: Catalog,
+    architecture: str | None,
+    task: str | None,
+    *,
+    precision: str,
+    kind: str,
 ) -> Wanted:
     if (path / MANIFEST).is_file():
         return Wanted(bundle=path)
@@ -114,7 +127,6 @@ def _from_path(
             code=ErrorCode.INVALID_ARGUMENT,
             reason="UnknownArchitecture",
         )
-    check_precision(path.name, precision)
     check_task(path.name, task or "")
     entry = None
     if architecture is not None:
@@ -124,6 +136,7 @@ def _from_path(
             name=_model_name(path),
             uri=path.resolve().as_uri(),
             precisions=(precision,),
+            device=kind,
             entry=entry.to_wire() if entry else {},
             task=task or "",
         )

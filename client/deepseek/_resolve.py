@@ -22,7 +22,13 @@ from deepseek_api.suggest import one_of
 from deepseek_engine.prepare.identity import local_path
 from deepseek_engine.prepare.messages import PrepareRequest
 
-from deepseek._here import CPU_PRECISIONS, LOCAL_SCHEMES, SERVABLE_TASKS
+from deepseek._here import (
+    CPU_PRECISIONS,
+    CUDA_PRECISIONS,
+    LOCAL_SCHEMES,
+    SERVABLE_TASKS,
+    parse_device,
+)
 
 MANIFEST = "manifest.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -47,6 +53,7 @@ def resolve(
     digest: str = "",
     task: str = "",
     precision: str = "auto",
+    device: str = "cpu",
     architecture: str | None = None,
     random_weights: bool = False,
     seed: int = 0,
@@ -61,6 +68,7 @@ def resolve(
         digest: digest that the bundle must have.
         task: overrides the catalog's task.
         precision: what will be served.
+        device: what it will be served on.
         architecture: what the weights of ``uri`` belong to, if neither the catalog nor the source
             says it.
         random_weights: use seeded random weights of the same architecture instead.
@@ -77,7 +85,7 @@ def resolve(
     if entry is not None:
         check_available(entry)
     check_task(name, task or (entry.task if entry else ""))
-    check_precision(name, precision)
+    check_precision(name, precision, device)
     source = uri if uri is not None or entry is None else entry.source.uri
     if source is None:
         raise CatalogError(f"The catalog has no model '{name}'.")
@@ -90,6 +98,7 @@ def resolve(
         uri=_random_uri(source, entry, seed) if random_weights else source,
         revision=revision or (entry.source.revision or "" if entry and uri is None else ""),
         precisions=(precision,),
+        device=parse_device(device).kind,
         random_weights=random_weights,
         seed=seed,
         entry=entry.to_wire() if entry else {},
@@ -186,17 +195,19 @@ def check_task(name: str, task: str) -> None:
         )
 
 
-def check_precision(name: str, precision: str) -> None:
-    """Refuse precisions that this release does not have for the processor.
+def check_precision(name: str, precision: str, device: str = "cpu") -> None:
+    """Refuse precisions that this release does not have for a device.
 
     Raises:
         PrecisionError: it has no variants of this precision.
     """
-    if precision not in CPU_PRECISIONS:
+    kind = parse_device(device).kind
+    known = CUDA_PRECISIONS if kind == "cuda" else CPU_PRECISIONS
+    if precision not in known:
         raise PrecisionError(
             f"The model '{name}' asks for precision '{precision}', which this release does not "
-            "have for the device 'cpu'.",
-            hint=f"Use {one_of(CPU_PRECISIONS)}.",
+            f"have for the device '{kind}'.",
+            hint=f"Use {one_of(known)}.",
         )
 
 

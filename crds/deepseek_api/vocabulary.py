@@ -96,7 +96,7 @@ class Datatype(enum.StrEnum):
 
 
 class InstructionSet(enum.StrEnum):
-    """Processor features that decide which variant of a model is right."""
+    """Features of a processor, or the kind of a GPU, that decide which variant is right."""
 
     ANY = "any"
     """No particular feature."""
@@ -116,3 +116,5 @@ class InstructionSet(enum.StrEnum):
     """ARM with 8-bit dot products."""
     NEON_I8MM = "neon-i8mm"
     """ARM with 8-bit matrix products."""
+    CUDA = "cuda"
+    """An NVIDIA GPU; no processor selects these variants."""

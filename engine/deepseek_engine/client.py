@@ -10,12 +10,15 @@ from __future__ import annotations
 from deepseek_engine.logs import json_formatter
 from deepseek_engine.messages import (
     DATATYPE_BYTES,
+    AutoPrecision,
     Buffer,
+    DeviceStats,
     EngineClient,
     EngineConfig,
     Heartbeat,
     InferenceRequest,
     InferenceResponse,
+    MemoryStats,
     ModelConfig,
     ModelInfo,
     ModelState,
@@ -31,12 +34,15 @@ from deepseek_engine.validation import check_request
 
 __all__ = [
     "DATATYPE_BYTES",
+    "AutoPrecision",
     "Buffer",
+    "DeviceStats",
     "EngineClient",
     "EngineConfig",
     "Heartbeat",
     "InferenceRequest",
     "InferenceResponse",
+    "MemoryStats",
     "ModelConfig",
     "ModelInfo",
     "ModelState",

@@ -12,46 +12,40 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from deepseek_api.errors import DeepseekError, EngineUnavailableError
 
-from deepseek_engine.batching import Batch, BatchQueue
+from deepseek_engine.batching import Batch
 from deepseek_engine.execution import Outcome, run_parts
 from deepseek_engine.fairness import FairQueue
 from deepseek_engine.jobs import PartWork
+from deepseek_engine.lanes import Lane
+from deepseek_engine.load import LoadMeter
 from deepseek_engine.loading import Loaded
-from deepseek_engine.messages import ModelStats
 
-__all__ = ["Device", "Lane"]
+__all__ = ["Device"]
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
 
-@dataclass(slots=True, eq=False)
-class Lane:
-    """A model's place on its device."""
-
-    name: str
-    queue: BatchQueue[PartWork]
-    stats: ModelStats = field(default_factory=ModelStats)
-    loaded: Loaded | None = None
-
-
 class Device:
     """Runs batches of several models one after the other, by weight."""
 
-    def __init__(self, name: str, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, name: str, *, clock: Callable[[], float], load_window_s: float = 5.0
+    ) -> None:
         """Make the device's thread; `start` begins to serve.
 
         Args:
             name: for example ``cpu``.
             clock: monotonic seconds.
+            load_window_s: over how long the load is taken.
         """
         self._clock = clock
+        self._meter = LoadMeter(load_window_s)
         self._fair = FairQueue()
         self._lanes: dict[str, Lane] = {}
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"device-{name}")
@@ -76,6 +70,15 @@ class Device:
     async def call(self, function: Callable[[], R]) -> R:
         """Run a function on the device's thread, between batches."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    def load(self) -> float:
+        """Busy share of the last seconds, 0 to 1; the running batch counts until now."""
+        return self._meter.load(self._clock(), since=self.busy_since)
+
+    def refresh(self) -> None:
+        """Let the models look at the load, also while none of them has a batch."""
+        for lane in self._lanes.values():
+            self._update(lane)
 
     async def close(self) -> None:
         """Stop; a batch that runs is not waited for, and its requests fail."""
@@ -102,14 +105,22 @@ class Device:
                 async with asyncio.timeout(min(waiting) - now if waiting else None):
                     await self._wake.wait()
 
+    def _update(self, lane: Lane) -> None:
+        if lane.twin is not None:
+            now = self._clock()
+            own = self._meter.load(now, flow=lane.name)
+            lane.update(load=self.load(), own=own, now=now)
+
     async def _run(self, lane: Lane, batch: Batch[PartWork]) -> None:
         started = self._clock()
+        self._update(lane)
+        loaded = lane.serving
         self.busy_since = started
         lane.stats.running += batch.rows
         for item in batch.items:
-            lane.stats.waiting -= item.payload.job.begin(started)
+            lane.stats.waiting -= item.payload.job.begin(started, loaded.info)
         try:
-            outcomes = await self.call(lambda: _execute(lane, batch))
+            outcomes = await self.call(lambda: _execute(loaded, batch))
         except asyncio.CancelledError:
             error = EngineUnavailableError("The engine is stopping.", hint="Try again elsewhere.")
             for item in batch.items:
@@ -123,10 +134,13 @@ class Device:
             self.busy_since = None
             lane.stats.running -= batch.rows
         seconds = self._clock() - started
-        self._account(lane, batch, seconds=seconds)
+        self._meter.busy(lane.name, started, started + seconds)
+        self._account(lane, batch, loaded, seconds=seconds)
         _deliver(batch, outcomes, seconds=seconds)
 
-    def _account(self, lane: Lane, batch: Batch[PartWork], *, seconds: float) -> None:
+    def _account(
+        self, lane: Lane, batch: Batch[PartWork], loaded: Loaded, *, seconds: float
+    ) -> None:
         self._fair.charge(lane.name, seconds)
         lane.queue.latency.observe(batch.bucket, rows=batch.rows, seconds=seconds)
         stats, release = lane.stats, str(batch.release)
@@ -134,18 +148,17 @@ class Device:
         stats.batches += 1
         stats.rows += batch.rows
         stats.releases[release] = stats.releases.get(release, 0) + 1
+        lane.observe(loaded, rows=batch.rows, seconds=seconds)
         stats.batch_rows[batch.rows] = stats.batch_rows.get(batch.rows, 0) + 1
 
 
-def _execute(lane: Lane, batch: Batch[PartWork]) -> list[Outcome]:
-    if lane.loaded is None:
-        raise RuntimeError("a batch was made for a model that is not loaded")
+def _execute(loaded: Loaded, batch: Batch[PartWork]) -> list[Outcome]:
     parts = [item.payload.part for item in batch.items]
     # Requests of a batch may want different outputs; the graph computes what any of them wants.
     wanted = dict.fromkeys(
         name for item in batch.items for name in item.payload.job.prepared.graph_outputs
     )
-    return run_parts(lane.loaded.backend, lane.loaded.task, parts, outputs=list(wanted))
+    return run_parts(loaded.backend, loaded.task, parts, outputs=list(wanted))
 
 
 def _deliver(batch: Batch[PartWork], outcomes: list[Outcome], *, seconds: float) -> None:

@@ -17,21 +17,27 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import msgspec
-from deepseek_api.errors import (
-    DeepseekError,
-    EngineUnavailableError,
-    ErrorCode,
-    InferenceError,
-    QueueFullError,
-)
+from deepseek_api.errors import DeepseekError, EngineUnavailableError
 
-from deepseek_engine.batching import BatchQueue, Work
+from deepseek_engine.admission import (
+    admit,
+    empty_queue,
+    expired,
+    loadable,
+    stopping,
+    waiting_info,
+)
+from deepseek_engine.batching import Work
 from deepseek_engine.codec import Array
-from deepseek_engine.device import Device, Lane
-from deepseek_engine.execution import warm
+from deepseek_engine.copies import Copies
+from deepseek_engine.device import Device
 from deepseek_engine.jobs import Job, PartWork
-from deepseek_engine.loading import Loaded, load_model
+from deepseek_engine.lanes import Lane
+from deepseek_engine.loading import Loaded
+from deepseek_engine.memories import Memories
 from deepseek_engine.messages import (
+    AutoPrecision,
+    DeviceStats,
     EngineConfig,
     Heartbeat,
     InferenceRequest,
@@ -52,8 +58,6 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 _PREPARE_THREADS = 2
-_RETRY_AFTER_S = (0.05, 5.0)
-_WARM_RUNS = 2
 
 
 class Engine:
@@ -78,18 +82,19 @@ class Engine:
         """
         self._config = config
         self._clock = clock
-        self._root = root
-        self._infos = {m.name: _waiting(m) for m in config.models}
-        self._lanes = {m.name: Lane(m.name, _queue(m)) for m in config.models}
+        self._infos = {m.name: waiting_info(m) for m in config.models}
+        self._lanes = {m.name: Lane(m.name, empty_queue(m)) for m in config.models}
         self._configs = {m.name: m for m in config.models}
         self._preparing = dict.fromkeys(self._configs, 0)
         self._jobs: set[Job] = set()
         self._devices: dict[str, Device] = {}
+        self._memories = Memories(config, root=root)
         self._pool = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._copies = Copies(config, clock=clock, root=root)
         self._active = 0
         self._drained = asyncio.Event()
         self._closing = False
+        self._changing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -103,7 +108,9 @@ class Engine:
         """Begin to serve; call it from the event loop."""
         for model in self._config.models:
             if model.device not in self._devices:
-                device = self._devices[model.device] = Device(model.device, clock=self._clock)
+                device = self._devices[model.device] = Device(
+                    model.device, clock=self._clock, load_window_s=self._config.load_window_s
+                )
                 device.start()
             self._devices[model.device].add(self._lanes[model.name], weight=model.weight)
 
@@ -132,15 +139,72 @@ class Engine:
         """Counters by model name, as they are now."""
         return {name: lane.stats for name, lane in self._lanes.items()}
 
+    def devices(self) -> Mapping[str, DeviceStats]:
+        """Load and memory by device, as they are now."""
+        return {
+            name: DeviceStats(load=device.load(), memory=self._memories.stats(name))
+            for name, device in self._devices.items()
+        }
+
     def heartbeat(self) -> Heartbeat:
         """What a front end is told twice a second."""
+        for device in self._devices.values():
+            device.refresh()
         busy = [d.busy_since for d in self._devices.values() if d.busy_since is not None]
         return Heartbeat(
             sent_at=self._clock(),
             device_busy_since=min(busy, default=None),
             models=dict(self._infos),
             stats=dict(self.stats()),
+            devices=dict(self.devices()),
         )
+
+    async def set_auto_precision(self, name: str, policy: AutoPrecision | None) -> None:
+        """Run new batches of a model at its lower precision while the device is busy.
+
+        The copy is opened and warmed before any request can meet it; requests go on meanwhile.
+
+        Args:
+            name: the model, which must be ready.
+            policy: the thresholds; None returns to the model's own precision and frees the copy.
+
+        Raises:
+            PrecisionError: the bundle has no lower, faster precision for the device.
+            DeviceError: the copy does not fit in memory beside the first one.
+            InferenceError: the model is unknown or failed.
+            EngineUnavailableError: the model is still loading, or the engine stops.
+        """
+        async with self._changing:
+            lane, loaded = self._lookup(name)
+            model, present = self._configs[name], lane.twin
+            device, twin = self._devices[model.device], None
+            if policy and present and policy.precision in ("", present.loaded.info.precision):
+                twin = self._copies.again(present.loaded, policy)
+            elif policy:
+                twin = await self._copies.twin(
+                    model, loaded, device, policy=policy, taken=self._taken_bytes()
+                )
+            lane.set_twin(twin)
+            self._infos[name] = msgspec.structs.replace(
+                self._infos[name], memory_bytes=lane.memory_bytes
+            )
+            if present is not None and (twin is None or twin.loaded is not present.loaded):
+                # On the device's thread, so that a batch that still runs on it ends first.
+                await device.call(present.loaded.backend.close)
+
+    async def set_memory_pool(self, size_mib: int, *, shared: bool = True) -> None:
+        """Give every device that has models a memory pool; models go on answering.
+
+        Args:
+            size_mib: MiB of each pool.
+            shared: one pool a device for all its models; otherwise one of this size for each.
+
+        Raises:
+            ConfigurationError: the size is not a positive whole number of MiB.
+            DeviceError: a device has not so much memory.
+        """
+        async with self._changing:
+            await self._memories.configure(size_mib, shared=shared, devices=self._devices)
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         """Run one request; see `EngineClient.infer`."""
@@ -155,7 +219,7 @@ class Engine:
             async with asyncio.timeout(self._time_left(request)):
                 return await self._answer(request, lane, loaded, rows)
         except TimeoutError:
-            raise _expired() from None
+            raise expired() from None
         finally:
             self._active -= 1
             if self._active == 0:
@@ -176,15 +240,13 @@ class Engine:
             except TimeoutError:
                 logger.warning("requests were left at the end of the grace period")
         for job in list(self._jobs):
-            job.fail(_stopping())
+            job.fail(stopping())
         for device in self._devices.values():
             await device.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._copies.close()
         for lane in self._lanes.values():
-            if lane.loaded is not None:
-                lane.loaded.backend.close()
-                lane.loaded = None
+            lane.close()
 
     async def _answer(
         self, request: InferenceRequest, lane: Lane, loaded: Loaded, rows: int
@@ -215,7 +277,7 @@ class Engine:
             batch_rows=job.batch_rows,
         )
         info = loaded.info
-        return InferenceResponse(outputs, info.variant, info.precision, info.random_weights, timing)
+        return InferenceResponse(outputs, job.variant, job.precision, info.random_weights, timing)
 
     async def _prepare(
         self, request: InferenceRequest, lane: Lane, loaded: Loaded, *, rows: int, heavy: bool
@@ -227,7 +289,7 @@ class Engine:
             self._preparing[lane.name] -= rows
         self._check_deadline(request)
         if self._closing:
-            raise _stopping()
+            raise stopping()
         return prepared
 
     async def _wait(self, job: Job, request: InferenceRequest, lane: Lane) -> Mapping[str, Array]:
@@ -260,21 +322,8 @@ class Engine:
 
     def _lookup(self, name: str) -> tuple[Lane, Loaded]:
         if self._closing:
-            raise _stopping()
-        info = self._infos.get(name)
-        if info is None:
-            raise InferenceError(
-                f"There is no model '{name}' here.",
-                code=ErrorCode.NOT_FOUND,
-                hint=f"Models: {', '.join(self._infos) or 'none'}.",
-                reason="ModelNotFound",
-            )
-        if info.state is ModelState.FAILED:
-            raise InferenceError(
-                f"The model '{name}' could not be loaded: {info.message}",
-                code=ErrorCode.FAILED_PRECONDITION,
-                reason=info.reason,
-            )
+            raise stopping()
+        info = loadable(self._infos.get(name), name, ", ".join(self._infos))
         loaded = self._lanes[name].loaded
         if loaded is None or info.state is not ModelState.READY:
             raise EngineUnavailableError(
@@ -285,25 +334,13 @@ class Engine:
         return self._lanes[name], loaded
 
     def _admit(self, lane: Lane, rows: int) -> None:
-        limit = self._configs[lane.name].max_queue_size
         waiting = lane.queue.rows + self._preparing[lane.name]
-        # With nothing in front of it a request is always taken: one with more rows than may wait
-        # would be refused for ever.
-        if waiting == 0 or waiting + rows <= limit:
-            return
-        per_row = lane.stats.device_seconds / max(1, lane.stats.rows)
-        low, high = _RETRY_AFTER_S
-        raise QueueFullError(
-            f"The queue of the model '{lane.name}' is full: {waiting} rows wait and at most "
-            f"{limit} may.",
-            retry_after_s=min(high, max(low, waiting * per_row)),
-            hint="Try again a little later, or send fewer requests at once.",
-        )
+        admit(lane, rows, waiting=waiting, limit=self._configs[lane.name].max_queue_size)
 
     def _check_deadline(self, request: InferenceRequest) -> None:
         left = self._time_left(request)
         if left is not None and left <= 0:
-            raise _expired()
+            raise expired()
 
     def _time_left(self, request: InferenceRequest) -> float | None:
         return None if request.deadline is None else request.deadline - self._clock()
@@ -315,31 +352,23 @@ class Engine:
             # Called from the loading thread.
             loop.call_soon_threadsafe(self._set_progress, model.name, stage, part)
 
-        taken = sum(info.memory_bytes for info in self._infos.values())
-        loaded = await loop.run_in_executor(
-            self._loader,
-            lambda: load_model(
-                model,
-                engine=self._config,
-                taken_bytes=taken,
-                progress=progress,
-                root=self._root,
-            ),
-        )
-        self._set_progress(model.name, "warming", 0.0)
         device = self._devices[model.device]
-        try:
-            for _ in range(_WARM_RUNS):
-                await device.call(lambda: warm(loaded))
-        except BaseException:
-            loaded.backend.close()
-            raise
+        buffers = await self._memories.before(model.name, model.device)
+        loaded, twin = await self._copies.open(
+            model, device, taken=self._taken_bytes(), buffers=buffers, progress=progress
+        )
+        await self._memories.after(model.device, device)
         lane = self._lanes[model.name]
-        lane.loaded = loaded
+        lane.ready(loaded)
+        lane.set_twin(twin)
         if loaded.row_batching == "single":
             lane.queue.limit(1)
         self._infos[model.name] = msgspec.structs.replace(
-            loaded.info, state=ModelState.READY, stage="", progress=1.0
+            loaded.info,
+            state=ModelState.READY,
+            stage="",
+            progress=1.0,
+            memory_bytes=lane.memory_bytes,
         )
         logger.info(
             "model ready",
@@ -351,6 +380,10 @@ class Engine:
             },
         )
 
+    def _taken_bytes(self) -> int:
+        models = sum(info.memory_bytes for info in self._infos.values())
+        return models + self._memories.host_bytes
+
     def _set_progress(self, name: str, stage: str, part: float) -> None:
         info = self._infos[name]
         if info.state is ModelState.LOADING:
@@ -360,35 +393,3 @@ class Engine:
         self._infos[name] = msgspec.structs.replace(
             self._infos[name], state=ModelState.FAILED, stage="", reason=reason, message=message
         )
-
-
-def _waiting(model: ModelConfig) -> ModelInfo:
-    return ModelInfo(
-        name=model.name,
-        state=ModelState.LOADING,
-        stage="waiting",
-        model_type=model.model_type,
-        weight=model.weight,
-        max_batch_size=model.max_batch_size,
-    )
-
-
-def _queue(model: ModelConfig) -> BatchQueue[PartWork]:
-    target = model.latency_target_ms
-    return BatchQueue(
-        max_batch_size=model.max_batch_size,
-        latency_target_s=target / 1e3 if target is not None else None,
-    )
-
-
-def _expired() -> InferenceError:
-    return InferenceError(
-        "The request was not answered before its deadline.",
-        code=ErrorCode.DEADLINE_EXCEEDED,
-        reason="DeadlineExceeded",
-        hint="Allow more time, or send fewer requests at once.",
-    )
-
-
-def _stopping() -> EngineUnavailableError:
-    return EngineUnavailableError("The engine is stopping.", hint="Send the request elsewhere.")

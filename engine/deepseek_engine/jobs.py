@@ -16,6 +16,7 @@ from deepseek_api.errors import DeepseekError
 
 from deepseek_engine.batching import Work
 from deepseek_engine.codec import Array
+from deepseek_engine.messages import ModelInfo
 from deepseek_engine.tasks.base import Part, Prepared
 
 __all__ = ["Job", "PartWork"]
@@ -36,6 +37,7 @@ class Job:
     """Rows of the largest batch that a part of it ran in."""
     _left: int = 0
     _results: dict[str, Array] = field(default_factory=dict)
+    _served: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._left = len(self.prepared.parts)
@@ -45,8 +47,24 @@ class Job:
         """How long it waited for its first batch."""
         return max(0.0, self.started - self.enqueued) if self.started is not None else 0.0
 
-    def begin(self, now: float) -> bool:
-        """A part of it starts to run; True for the first one."""
+    @property
+    def variant(self) -> str:
+        """The variant that computed it; several, joined by ``+``, when its parts met a switch."""
+        return "+".join(self._served)
+
+    @property
+    def precision(self) -> str:
+        """The precision of the same."""
+        return "+".join(dict.fromkeys(self._served.values()))
+
+    def begin(self, now: float, info: ModelInfo) -> bool:
+        """A part of it starts to run; True for the first one.
+
+        Args:
+            now: seconds on the engine's clock.
+            info: of the copy that computes the part.
+        """
+        self._served[info.variant] = info.precision
         if self.started is not None:
             return False
         self.started = now

@@ -23,8 +23,10 @@ def estimate_memory(variant: Variant) -> int:
     return max(variant.memory_bytes, sum(file.bytes for file in variant.files))
 
 
-def check_memory(*, name: str, need: int, taken: int, memory: Memory, limit_bytes: int) -> None:
-    """Raise unless a model fits.
+def check_memory(
+    *, name: str, need: int, taken: int, memory: Memory, limit_bytes: int, copy: str = ""
+) -> None:
+    """Raise unless a model, or a further copy of one, fits.
 
     Args:
         name: the model.
@@ -32,13 +34,15 @@ def check_memory(*, name: str, need: int, taken: int, memory: Memory, limit_byte
         taken: estimated bytes of the models that this process holds already.
         memory: the machine's state now.
         limit_bytes: the configured limit for all models of this process; 0: none.
+        copy: id of the variant, when it is a second copy of a model that is loaded already.
 
     Raises:
         DeviceError: RESOURCE_EXHAUSTED, with the sum that shows it.
     """
+    what = f"The copy '{copy}' of the model '{name}'" if copy else f"The model '{name}'"
     if limit_bytes and taken + need > limit_bytes:
         raise _too_large(
-            f"The model '{name}' needs {_mib(need)} and the models loaded before it take "
+            f"{what} needs {_mib(need)} and the models loaded before it take "
             f"{_mib(taken)}: together {_mib(taken + need)}, which is more than the configured "
             f"limit of {_mib(limit_bytes)}."
         )
@@ -46,7 +50,7 @@ def check_memory(*, name: str, need: int, taken: int, memory: Memory, limit_byte
         limited = memory.limit_available is not None and memory.usable == memory.limit_available
         where = "its memory limit leaves" if limited else "the machine has"
         raise _too_large(
-            f"The model '{name}' needs {_mib(need)} and a reserve of {_mib(_RESERVE_BYTES)}: "
+            f"{what} needs {_mib(need)} and a reserve of {_mib(_RESERVE_BYTES)}: "
             f"together {_mib(need + _RESERVE_BYTES)}; {where} {_mib(memory.usable)}."
         )
 

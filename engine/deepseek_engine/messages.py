@@ -9,11 +9,13 @@ layout of the Open Inference Protocol.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
+from deepseek_api.errors import ConfigurationError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -33,6 +35,8 @@ DATATYPE_BYTES: dict[str, int] = {
     "FP64": 8,
 }
 """Bytes per element of every fixed-size datatype; ``BYTES`` is the one datatype not listed."""
+
+_RESUME_PART = 0.75
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -164,6 +168,49 @@ class ModelStats(msgspec.Struct):
     """Batches by the reason for which they were released: full, slack, idle."""
     batch_rows: dict[int, int] = msgspec.field(default_factory=dict)
     """Batches by their number of rows."""
+    variant_rows: dict[str, int] = msgspec.field(default_factory=dict)
+    """Rows by the variant that computed them."""
+    precision: str = ""
+    """The precision at which the next batch runs (gauge); empty until the model is loaded."""
+    precision_switches: int = 0
+    """How often the precision was lowered or raised again by the device's load."""
+    fallbacks: dict[str, int] = msgspec.field(default_factory=dict)
+    """Batches that did not run the back end's fastest way, by ``VARIANT/REASON``."""
+
+
+class MemoryStats(msgspec.Struct, frozen=True):
+    """Memory of one device, as the allocator of its back ends reports it; bytes but for counts."""
+
+    reserved_bytes: int = 0
+    """What the allocator has taken from the system."""
+    allocated_bytes: int = 0
+    """The part of it that is in use."""
+    inactive_split_bytes: int = 0
+    """Free parts of blocks that are partly in use, which cannot be given back."""
+    largest_free_bytes: int = 0
+    """The largest request that needs no new memory from the system; 0 where it is not known."""
+    alloc_retries: int = 0
+    """How often the allocator had to free its cache and try again."""
+    ooms: int = 0
+    """How often there was not enough memory."""
+    pool_bytes: int = 0
+    """The configured size of the pool; 0: none was configured."""
+
+    @property
+    def fragmentation(self) -> float:
+        """The part of the reserved memory that is not in use, 0 to 1."""
+        if self.reserved_bytes <= 0:
+            return 0.0
+        return min(1.0, max(0.0, 1.0 - self.allocated_bytes / self.reserved_bytes))
+
+
+class DeviceStats(msgspec.Struct, frozen=True):
+    """One device, as it is now."""
+
+    load: float = 0.0
+    """Busy share of the last seconds, 0 to 1."""
+    memory: MemoryStats | None = None
+    """None where nothing manages the device's memory."""
 
 
 class Heartbeat(msgspec.Struct):
@@ -175,6 +222,48 @@ class Heartbeat(msgspec.Struct):
     """Monotonic seconds at which the running batch started; ``None`` when idle."""
     models: dict[str, ModelInfo]
     stats: dict[str, ModelStats]
+    devices: dict[str, DeviceStats] = msgspec.field(default_factory=dict)
+    """By the device's name, for example ``cpu``."""
+
+
+class AutoPrecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When new batches of a model run at its lower precision, and when they return."""
+
+    threshold: float = 0.8
+    """Busy share of the device above which the precision is lowered, 0 to 1."""
+    resume: float | None = None
+    """Share below which it is raised again, counted as if the model ran at the higher precision;
+    None: three quarters of the threshold."""
+    dwell_s: float = 5.0
+    """Shortest stay at a precision, seconds."""
+    precision: str = ""
+    """The lower precision; empty takes the fastest that the bundle has for the device."""
+    required: bool = True
+    """Whether a model without a lower precision, or without memory for it, fails to load; otherwise
+    it is served as it is and the log says why."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ConfigurationError(
+                f"The threshold of the automatic precision is {self.threshold}.",
+                hint="It is a share of the device's time: above 0 and below 1, such as 0.8.",
+            )
+        if self.resume is not None and not 0 < self.resume < self.threshold:
+            raise ConfigurationError(
+                f"The precision would be raised again below a load of {self.resume}, which is not "
+                f"between 0 and the threshold of {self.threshold}.",
+                hint="Leave it out, or choose a lower one.",
+            )
+        if not 0 <= self.dwell_s < math.inf:
+            raise ConfigurationError(
+                f"The shortest stay at a precision is {self.dwell_s} seconds.",
+                hint="It must be 0 or more.",
+            )
+
+    @property
+    def return_below(self) -> float:
+        """The load below which the precision is raised again."""
+        return self.resume if self.resume is not None else _RESUME_PART * self.threshold
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,6 +284,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that may wait; one more is refused with UNAVAILABLE. A request that would wait alone is
     taken whatever its rows."""
     latency_target_ms: float | None = None
+    auto_precision: AutoPrecision | None = None
+    """None: every batch runs at `precision`."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,6 +300,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Overrides the detected instruction set; empty detects it."""
     memory_limit_bytes: int = 0
     """Refuse models whose estimated memory passes this; 0 means what the machine has free."""
+    load_window_s: float = 5.0
+    """Over how many seconds the load of a device is taken."""
+    memory_pool_mib: int = 0
+    """Size of the memory pool of each device, MiB; 0: none."""
+    memory_pool_shared: bool = True
+    """Whether the models of a device share its pool; otherwise each has one of that size."""
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 

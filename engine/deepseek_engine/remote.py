@@ -29,6 +29,7 @@ from zmq.utils.monitor import parse_monitor_message
 from deepseek_engine import wire
 from deepseek_engine.messages import (
     Buffer,
+    DeviceStats,
     Heartbeat,
     InferenceRequest,
     InferenceResponse,
@@ -146,6 +147,10 @@ class RemoteEngine:
     def stats(self) -> Mapping[str, ModelStats]:
         """Counters by model name, as last reported."""
         return self._heartbeat.stats if self._heartbeat else {}
+
+    def devices(self) -> Mapping[str, DeviceStats]:
+        """Load and memory by device, as last reported."""
+        return self._heartbeat.devices if self._heartbeat else {}
 
     async def wait_ready(self, *, timeout_s: float | None = None) -> Mapping[str, ModelInfo]:
         """Wait until no model is loading any more; some may have failed.

@@ -87,6 +87,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Overrides the detected instruction set; empty detects it."""
     memory_limit_bytes: int = 0
     """Refuse models whose estimated memory passes this; 0 means what the machine has free."""
+    load_window_s: float = 5.0
+    """Over how many seconds the load of a device is taken."""
+    memory_pool_mib: int = 0
+    """Size of the memory pool of each device, MiB; 0: none."""
+    memory_pool_shared: bool = True
+    """Whether the models of a device share its pool; otherwise each has one of that size."""
     engine_options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Options of the engine's back ends."""
     log_format: LogFormat = "auto"
@@ -115,6 +121,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         for field in ("drain_s", "default_deadline_s", "probe_timeout_s"):
             if getattr(self, field) < 0:
                 raise ConfigurationError(f"{field} is {getattr(self, field)}: it is a duration.")
+        if self.memory_pool_mib < 0:
+            raise ConfigurationError(
+                f"memory_pool_mib is {self.memory_pool_mib}.", hint="It is 0 or more MiB."
+            )
+        if not 0 < self.load_window_s < math.inf:
+            raise ConfigurationError(
+                f"load_window_s is {self.load_window_s}.", hint="It must be above 0."
+            )
 
     def engine(self, socket: str) -> EngineConfig:
         """The settings of the engine process that binds ``socket``."""
@@ -124,6 +138,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             threads=self.threads,
             instruction_set=self.instruction_set,
             memory_limit_bytes=self.memory_limit_bytes,
+            load_window_s=self.load_window_s,
+            memory_pool_mib=self.memory_pool_mib,
+            memory_pool_shared=self.memory_pool_shared,
             options={"log_level": self.log_level.upper()} | self.engine_options,
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from deepseek_engine.client import ModelStats
+from deepseek_engine.client import DeviceStats, ModelStats
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -22,6 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from deepseek_worker.device_metrics import device_families, precision_families
 from deepseek_worker.fleet import Fleet, ModelStatus, Phase
 
 __all__ = ["Metrics", "Series", "WorkerCollector", "resident_bytes"]
@@ -117,6 +118,7 @@ class WorkerCollector(Collector):
         *,
         fleet: Fleet,
         stats: Callable[[], Mapping[str, ModelStats]],
+        devices: Callable[[], Mapping[str, DeviceStats]],
         weights: Mapping[str, float],
         restarts: Callable[[], int],
         processes: Callable[[], Mapping[str, int]],
@@ -126,12 +128,14 @@ class WorkerCollector(Collector):
         Args:
             fleet: the models and their states.
             stats: the engine's counters by model.
+            devices: load and memory by device.
             weights: configured shares of device time by model.
             restarts: how often the engine process was restarted.
             processes: process ids by role.
         """
         self._fleet = fleet
         self._stats = stats
+        self._devices = devices
         self._weights = weights
         self._restarts = restarts
         self._processes = processes
@@ -140,7 +144,10 @@ class WorkerCollector(Collector):
         """All families; a model has samples from its configuration on."""
         statuses = self._fleet.statuses()
         yield from self._model_families(statuses)
-        yield from self._engine_families(self._stats())
+        stats = self._stats()
+        yield from self._engine_families(stats)
+        yield from precision_families(stats)
+        yield from device_families(self._devices())
         restarts = CounterMetricFamily(
             "deepseek_engine_restarts", "How often the engine process was restarted."
         )

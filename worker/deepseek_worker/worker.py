@@ -270,6 +270,7 @@ class Worker:
             WorkerCollector(
                 fleet=self._fleet,
                 stats=self._engine.stats,
+                devices=self._engine.devices,
                 weights={model.name: model.weight for model in self._config.models},
                 restarts=lambda: self._supervisor.restarts,
                 processes=self._processes,

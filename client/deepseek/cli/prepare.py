@@ -28,6 +28,9 @@ def prepare(
         list[str] | None,
         typer.Option(help="Precision to build; may be repeated. Default: auto, which builds all."),
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Device that it will run on: cpu, or cuda for the torch back end.")
+    ] = "cpu",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder to write; default: the cache.", metavar="DIR"),
@@ -61,6 +64,7 @@ def prepare(
         model,
         catalog=read_catalog(catalog),
         precision=precisions[0],
+        device=device,
         architecture=architecture,
         task=task,
         random_weights=weights is Weights.RANDOM,
@@ -115,7 +119,7 @@ def _refined(wanted: Wanted, name: str | None, precisions: list[str]) -> Wanted:
     if wanted.request is None:
         return wanted
     for precision in precisions:
-        check_precision(wanted.request.name, precision)
+        check_precision(wanted.request.name, precision, wanted.request.device)
     request = msgspec.structs.replace(
         wanted.request, name=name or wanted.request.name, precisions=tuple(precisions)
     )

@@ -68,6 +68,14 @@ def serve(
         Weights, typer.Option(help="Random weights need no download; their answers mean nothing.")
     ] = Weights.REAL,
     seed: Annotated[int, typer.Option(help="Seed of random weights.", min=0)] = 0,
+    auto_precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Lower the precision while the device is busier than this share, such as 0.8; "
+            "MODEL=0.8 for one model. May be repeated.",
+            metavar="[MODEL=]SHARE",
+        ),
+    ] = None,
     catalog: CatalogOption = None,
     log_level: Annotated[LogLevel, typer.Option(help="Least important level to log.")] = (
         LogLevel.INFO
@@ -94,6 +102,7 @@ def serve(
             log_level=log_level.value,
             random_weights=weights is Weights.RANDOM,
             seed=seed,
+            auto_precision=tuple(auto_precision or ()),
         )
         models, errors = _local.local_models(chosen, catalog=known, options=options)
         if errors:

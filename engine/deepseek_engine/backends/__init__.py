@@ -9,8 +9,8 @@ signature of `BackendFactory`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 from deepseek_api.errors import BundleError
 from deepseek_api.manifest import Variant
@@ -39,6 +39,10 @@ class BackendOptions:
     """``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int = 1
     """Threads of one inference."""
+    max_batch_size: int = 32
+    """Rows of the largest batch that will come, apart from single larger requests."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The engine's options; each back end reads those that begin with its name."""
 
 
 class Backend(Protocol):

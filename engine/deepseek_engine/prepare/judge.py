@@ -140,7 +140,7 @@ def verify_export(model: LoadedModel, session: ort.InferenceSession, judge: Judg
     if model.family == "encoder":
         feeds.append(_padded_pair(judge.feeds[0], judge.feeds[1]))
     for feed in feeds:
-        worst = float(cosines(_run_module(model, feed), answers(session, [feed])[0]).min())
+        worst = float(cosines(run_module(model, feed), answers(session, [feed])[0]).min())
         if not worst >= EXPORT_BOUND:
             raise SourceError(
                 f"The exported graph of '{model.architecture}' does not agree with the model: "
@@ -164,14 +164,16 @@ def _padded_pair(first: Feed, second: Feed) -> Feed:
     }
 
 
-def _run_module(model: LoadedModel, feed: Feed) -> Array:
-    """What the torch module answers, with its library's own handling of masks."""
+def run_module(model: LoadedModel, feed: Feed) -> Array:
+    """What the torch module answers in fp32, with its library's own handling of masks."""
+    kind = next(model.module.parameters()).dtype
     tensors = {name: torch.from_numpy(value) for name, value in feed.items()}
+    tensors = {n: t.to(kind) if t.is_floating_point() else t for n, t in tensors.items()}
     with torch.inference_mode():
         if model.family == "vision":
-            logits: Array = model.module(*tensors.values()).numpy()
+            logits: Array = model.module(*tensors.values()).float().numpy()
             return logits
-        hidden = model.module(**tensors).last_hidden_state
+        hidden = model.module(**tensors).last_hidden_state.float()
         pooling = getattr(model.postprocessing, "pooling", "mean")
         pooled: Array = PooledEncoder.pool(hidden, tensors["attention_mask"], pooling).numpy()
         return pooled

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from deepseek_api.manifest import Agreement, BundleSource, Manifest, Speed, Variant
+from deepseek_api.manifest import Agreement, BundleSource, Manifest, Selection, Speed, Variant
 from deepseek_api.vocabulary import BackendName, InstructionSet, Precision
 
 from deepseek_engine.hardware import Cpu, detect_cpu
@@ -22,11 +22,11 @@ from deepseek_engine.prepare.measure import Timing, answers, open_session, time_
 from deepseek_engine.prepare.messages import PrepareRequest
 from deepseek_engine.prepare.schemes import TARGETS, Scheme, Target, wanted_schemes
 from deepseek_engine.prepare.sources import Source, open_source
+from deepseek_engine.prepare.torch_variants import add_gpu, memory_of, wanted_types, write_types
 from deepseek_engine.prepare.writer import BundleWriter, WrittenGraph, tool_versions
 
 FP32 = "fp32"
 TORCH = "fp32-torch"
-MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +60,24 @@ def build_bundle(request: PrepareRequest, folder: Path, report: Reporter) -> str
     report.progress("reading weights")
     source = open_source(request, report)
     model = load_model(request, source)
-    schemes = list(wanted_schemes(model.family, request.precisions))
+    on_gpu = request.device == "cuda"
+    schemes = [] if on_gpu else list(wanted_schemes(model.family, request.precisions))
+    types = list(wanted_types(request.precisions)) if on_gpu else []
     report.progress("exporting to ONNX")
     graph = export_graph(model)
     writer = BundleWriter(folder)
     drafts = _write_drafts(writer, model, graph, schemes, threads=threads, report=report)
     judge = make_judge(model)
     verdicts = _judge(folder, model, judge, drafts, cpu=cpu, threads=threads, report=report)
-    report.progress("writing the manifest")
     variants = [_describe(writer, draft, verdicts, judge, cpu, threads) for draft in drafts]
     variants.append(_describe_torch(writer, model))
-    return writer.write_manifest(_manifest(request, source, model, writer, drafts, variants, cpu))
+    selection = select(drafts, {variant.id: variant for variant in variants}, cpu)
+    if on_gpu:
+        made = write_types(writer, model, judge, types, report)
+        variants += made
+        add_gpu(selection, fp32=TORCH, others=made)
+    report.progress("writing the manifest")
+    return writer.write_manifest(_manifest(request, source, model, writer, variants, selection))
 
 
 def _write_drafts(
@@ -171,7 +178,7 @@ def _describe(
         files=tuple(writer.describe(path) for path in draft.written.files),
         graph=draft.written.path,
         tensor_bytes=draft.written.tensor_bytes,
-        memory_bytes=_memory(draft.written.tensor_bytes),
+        memory_bytes=memory_of(draft.written.tensor_bytes),
         agreement=verdict.agreement,
         speed=speed,
         notes=tuple(notes),
@@ -187,14 +194,9 @@ def _describe_torch(writer: BundleWriter, model: LoadedModel) -> Variant:
         files=tuple(writer.describe(path) for path in written.files),
         graph=written.path,
         tensor_bytes=written.tensor_bytes,
-        memory_bytes=_memory(written.tensor_bytes),
+        memory_bytes=memory_of(written.tensor_bytes),
         notes=("For the torch back end; no CPU selects it by itself.",),
     )
-
-
-def _memory(tensor_bytes: int) -> int:
-    """Estimate of a loaded variant: its tensors, the runtime's packed copy of them, activations."""
-    return 2 * tensor_bytes + 48 * MIB
 
 
 def _manifest(
@@ -202,9 +204,8 @@ def _manifest(
     source: Source,
     model: LoadedModel,
     writer: BundleWriter,
-    drafts: Sequence[Draft],
     variants: Sequence[Variant],
-    cpu: Cpu,
+    selection: Selection,
 ) -> Manifest:
     return Manifest(
         name=request.name,
@@ -216,7 +217,7 @@ def _manifest(
         postprocessing=model.postprocessing,
         files=writer.write_shared(model),
         variants=tuple(variants),
-        selection=select(drafts, {variant.id: variant for variant in variants}, cpu),
+        selection=selection,
         source=BundleSource(
             uri=source.uri,
             revision=source.revision or None,
@@ -227,16 +228,12 @@ def _manifest(
     )
 
 
-def select(
-    drafts: Sequence[Draft], variants: dict[str, Variant], cpu: Cpu
-) -> dict[Precision, dict[InstructionSet, str]]:
+def select(drafts: Sequence[Draft], variants: dict[str, Variant], cpu: Cpu) -> Selection:
     """Which variant serves a requested precision on an instruction set.
 
     ``auto`` is decided by measurement on this processor; the other target gets the same scheme.
     """
-    selection: dict[Precision, dict[InstructionSet, str]] = {
-        Precision.FP32: {InstructionSet.ANY: FP32}
-    }
+    selection: Selection = {Precision.FP32: {InstructionSet.ANY: FP32}}
     quantized = [draft for draft in drafts if draft.target is not None]
     for draft in quantized:
         assert draft.scheme is not None

@@ -11,11 +11,14 @@ import hashlib
 import importlib.metadata
 import json
 import mmap
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
+import torch
 from deepseek_api.manifest import BundleFile, Manifest, bundle_digest, canonical_bytes
 from onnx import TensorProto, numpy_helper
 from safetensors.torch import save_file
@@ -102,24 +105,75 @@ class BundleWriter:
             data.write(content)
         return self._places[key]
 
-    def write_torch(self, name: str, model: LoadedModel) -> WrittenGraph:
-        """Write weights as safetensors and the description that the torch back end builds from."""
-        weights = {key: value.contiguous() for key, value in model.module.state_dict().items()}
+    def write_torch(
+        self, name: str, model: LoadedModel, *, dtype: torch.dtype = torch.float32
+    ) -> WrittenGraph:
+        """Write weights as safetensors and the description that the torch back end builds from.
+
+        Args:
+            name: of the files.
+            model: in fp32.
+            dtype: of the weights and of the arithmetic; whole numbers keep their type.
+        """
+        weights = {
+            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for key, value in model.module.state_dict().items()
+        }
         stored, described = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
         save_file(weights, stored)
-        text = json.dumps(
-            model.torch_description() | {"weights": stored.name}, indent=1, sort_keys=True
-        )
+        fields = model.torch_description() | {"weights": stored.name}
+        if dtype is not torch.float32:
+            fields["dtype"] = str(dtype).removeprefix("torch.")
+        text = json.dumps(fields, indent=1, sort_keys=True)
         described.write_text(text + "\n")
         # That library lets nobody but the owner read, whatever the umask; a worker is another user.
         stored.chmod(described.stat().st_mode)
         total = sum(value.numel() * value.element_size() for value in weights.values())
         return WrittenGraph(f"{name}.json", (f"{name}.json", f"{name}.safetensors"), total)
 
+    def write_quantized(
+        self,
+        name: str,
+        model: LoadedModel,
+        *,
+        dtype: torch.dtype,
+        quantize: Callable[[Path, Path], object],
+    ) -> WrittenGraph:
+        """Write a quantized checkpoint ``NAME/`` and the description beside it.
+
+        Args:
+            name: of the folder and of the description.
+            model: in fp32.
+            dtype: of the arithmetic, and of weights that are not quantized.
+            quantize: makes a checkpoint (second folder) of a plain one (first folder).
+        """
+        target = self.folder / name
+        with tempfile.TemporaryDirectory(dir=self.folder.parent) as plain:
+            save_file(_contiguous(model.module.state_dict()), Path(plain) / "model.safetensors")
+            config = dict(model.torch_config)
+            (Path(plain) / "config.json").write_text(json.dumps(config))
+            quantize(Path(plain), target)
+        fields = model.torch_description() | {
+            "weights": f"{name}/model.safetensors",
+            "format": "compressed-tensors",
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        described = self.folder / f"{name}.json"
+        described.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
+        for path in target.iterdir():
+            path.chmod(described.stat().st_mode)
+        files = sorted(f"{name}/{path.name}" for path in target.iterdir())
+        total = sum(path.stat().st_size for path in target.glob("*.safetensors"))
+        return WrittenGraph(described.name, (described.name, *files), total)
+
     def write_manifest(self, manifest: Manifest) -> str:
         """Write ``manifest.json`` in its canonical form; return the bundle's digest."""
         (self.folder / "manifest.json").write_bytes(canonical_bytes(manifest))
         return bundle_digest(manifest)
+
+
+def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.contiguous() for key, value in state.items()}
 
 
 def _inline_constants(graph: onnx.ModelProto) -> list[TensorProto]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from deepseek_api.manifest import Variant
@@ -20,6 +20,7 @@ from deepseek_engine.codec import Array
 from deepseek_engine.messages import InferenceRequest, Tensor, TensorSpec, WireTensor
 
 __all__ = [
+    "Empty",
     "Interface",
     "Part",
     "Prepared",
@@ -110,6 +111,10 @@ class Task(Protocol):
         ...
 
 
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], Array]
+"""Makes an array of a shape and a type, with undefined content."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
     """What a task is made from."""
@@ -121,15 +126,28 @@ class TaskContext:
     row_batching: str = "padded"
     """``padded``: rows of similar length share a batch; ``equal``: rows of the same length only;
     ``single``: each row runs alone, because this variant's answers depend on the batch."""
+    empty: Empty = np.empty
+    """Makes the large arrays in which a batch is put together."""
 
 
 TaskFactory = Callable[[TaskContext], Task]
 """Makes a task; raises BundleError when the bundle's description does not fit the task."""
 
 
-def stack(parts: Sequence[Part]) -> Mapping[str, Array]:
+def stack(parts: Sequence[Part], empty: Empty = np.empty) -> Mapping[str, Array]:
     """The arrays of parts one after the other; a single part's arrays are not copied."""
     if len(parts) == 1:
         return parts[0].arrays
     names = parts[0].arrays.keys()
-    return {name: np.concatenate([part.arrays[name] for part in parts]) for name in names}
+    return {name: _joined([part.arrays[name] for part in parts], empty) for name in names}
+
+
+def _joined(arrays: Sequence[Array], empty: Empty) -> Array:
+    first = arrays[0]
+    # Objects (BYTES) are references, which only NumPy's own memory may hold.
+    if first.dtype.hasobject or any(array.dtype != first.dtype for array in arrays):
+        return np.concatenate(arrays)
+    rows = sum(len(array) for array in arrays)
+    whole = empty((rows, *first.shape[1:]), first.dtype)
+    np.concatenate(arrays, out=whole)
+    return whole

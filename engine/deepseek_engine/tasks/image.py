@@ -47,6 +47,7 @@ class ImageClassification:
         self._top_k = manifest.postprocessing.top_k
         self._graph_input = context.graph_inputs[0].name
         self._graph_output = context.graph_outputs[0].name
+        self._empty = context.empty
         self._single = context.row_batching == "single"
         self._labels = _read_labels(context, manifest.postprocessing.labels)
         self.interface = self._describe()
@@ -103,7 +104,7 @@ class ImageClassification:
 
     def collate(self, parts: Sequence[Part]) -> Mapping[str, Array]:
         """The pictures one after the other."""
-        return stack(parts)
+        return stack(parts, self._empty)
 
     def reduce(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]

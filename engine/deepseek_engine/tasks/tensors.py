@@ -35,6 +35,7 @@ class Tensors:
         inputs = _ordered([spec.name for spec in signature.inputs], context.graph_inputs)
         outputs = _ordered([spec.name for spec in signature.outputs], context.graph_outputs)
         self._types = {spec.name: spec.datatype for spec in outputs}
+        self._empty = context.empty
         self._single = context.row_batching == "single"
         self.interface = Interface(
             inputs=inputs,
@@ -66,7 +67,7 @@ class Tensors:
 
     def collate(self, parts: Sequence[Part]) -> Mapping[str, Array]:
         """The parts one after the other."""
-        return stack(parts)
+        return stack(parts, self._empty)
 
     def reduce(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]

@@ -50,7 +50,6 @@ def test_a_machine_without_gpu_has_none(tmp_path: Path) -> None:
         ("cuda:0", [], "no NVIDIA GPU"),
         ("cuda:1", ["L4"], "1 NVIDIA GPU"),
         ("rocm", ["L4"], "no back end for 'rocm'"),
-        ("cuda:0", ["L4"], "on the processor only"),
     ],
 )
 def test_a_device_that_cannot_be_used_has_a_reason(
@@ -59,6 +58,15 @@ def test_a_device_that_cannot_be_used_has_a_reason(
     reason = _here.why_no_device(_here.parse_device(device), gpus=gpus)
     assert reason is not None
     assert words in reason
+
+
+def test_a_gpu_can_be_used_where_torch_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = _here.parse_device("cuda:0")
+    monkeypatch.setattr(_here, "CUDA_PACKAGES", ("json",))
+    assert _here.why_no_device(device, gpus=["L4"]) is None
+    monkeypatch.setattr(_here, "CUDA_PACKAGES", ("json", "no_such_module_x"))
+    reason = _here.why_no_device(device, gpus=["L4"])
+    assert reason == "the package 'no_such_module_x' is not installed: pip install 'deepseek[cuda]'"
 
 
 def test_the_processor_can_always_be_used() -> None:

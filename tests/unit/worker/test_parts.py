@@ -35,6 +35,8 @@ def test_the_engine_gets_the_settings_of_the_worker() -> None:
         ({"grpc_port": -1}, "grpc_port is -1"),
         ({"grpc_port": 9, "http_port": 9}, "are both 9"),
         ({"drain_s": -1.0}, "drain_s is -1"),
+        ({"memory_pool_mib": -1}, "memory_pool_mib is -1"),
+        ({"load_window_s": 0.0}, "load_window_s is 0"),
         ({"models": ()}, "No model is configured"),
         ({"models": (ModelConfig(name="a", bundle="b", weight=0.0),)}, "weight .* 'a' is 0"),
         ({"models": (ModelConfig(name="a", bundle="b", weight=math.inf),)}, "'a' is inf"),

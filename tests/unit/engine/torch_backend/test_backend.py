@@ -8,10 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deepseek_api.errors import BundleError, DeviceError
+from deepseek_api.errors import BundleError, ConfigurationError, DeviceError
 from deepseek_api.manifest import Variant
 from deepseek_engine.backends import BackendOptions, open_backend
 from deepseek_engine.bundles import OpenBundle, open_bundle
+from deepseek_engine.codec import to_tensor
+from deepseek_engine.engine import Engine
+from deepseek_engine.messages import (
+    AutoPrecision,
+    EngineConfig,
+    InferenceRequest,
+    ModelConfig,
+    ModelState,
+)
 
 from tests.support import bundles
 
@@ -85,6 +94,80 @@ def test_torch_builds_the_module_and_gives_its_answers(tmp_path: Path) -> None:
     backend.close()
 
 
+def test_a_variant_in_bf16_computes_in_bf16_and_answers_in_fp32(tmp_path: Path) -> None:
+    module, description = tiny_bert()
+    bundle, variant = torch_bundle(
+        tmp_path / "t", {**description, "dtype": "bfloat16"}, module.bfloat16()
+    )
+    ids = np.array([[1, 2, 3]])
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    answer = open_backend(bundle, variant, BackendOptions()).run(given)["last_hidden_state"]
+    plain, _ = tiny_bert()
+    plain_bundle, plain_variant = torch_bundle(tmp_path / "u", description, plain)
+    wanted = open_backend(plain_bundle, plain_variant, BackendOptions()).run(given)
+    assert answer.dtype == np.float32
+    error = np.abs(answer - wanted["last_hidden_state"]).max()
+    assert 1e-5 < error < 0.1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"torch_graphs": "yes"},
+        {"torch_compile": 1},
+        {"torch_graph_capacity": -1},
+        {"torch_graph_capacity": True},
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any]) -> None:
+    module, description = tiny_bert()
+    bundle, variant = torch_bundle(tmp_path / "t", description, module)
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        open_backend(bundle, variant, BackendOptions(settings=settings))
+
+
+async def test_the_precision_follows_the_load_on_this_back_end_too(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "m"
+    folder.mkdir()
+    module, description = tiny_bert()
+    variants = []
+    for name, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
+        text = json.dumps({**description, "dtype": dtype, "weights": f"{name}.safetensors"})
+        (folder / f"{name}.json").write_text(text)
+        tensors = module.to(getattr(__import__("torch"), dtype)).state_dict()
+        save_file(tensors, folder / f"{name}.safetensors")
+        files = [bundles._file(f, (folder / f).read_bytes()) for f in sorted(
+            (f"{name}.json", f"{name}.safetensors"))]  # fmt: skip
+        variants.append(
+            {"id": name, "backend": "torch", "precision": name, "instructionSet": "any",
+             "files": files, "graph": f"{name}.json", "tensorBytes": 1, "memoryBytes": 1000}
+        )  # fmt: skip
+    specs = bundles._specs([(n, d, tuple(s)) for n, d, s in description["inputs"]])
+    outputs = bundles._specs([(n, d, tuple(s)) for n, d, s in description["outputs"]])
+    manifest = {
+        "schemaVersion": 1, "name": "m", "modelType": "NLP", "task": "tensors",
+        "signature": {"inputs": specs, "outputs": outputs},
+        "preprocessing": {"kind": "none"}, "postprocessing": {"kind": "none"}, "files": [],
+        "variants": variants, "selection": {name: {"any": name} for name in ("fp32", "bf16")},
+        "source": {"uri": "random://test?seed=0"},
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    ids = np.ones((2, 5), np.int64)
+    request = InferenceRequest(
+        "m", (to_tensor("input_ids", "INT64", ids), to_tensor("attention_mask", "INT64", ids))
+    )
+    policy = AutoPrecision(threshold=0.01, dwell_s=0.0)
+    served = ModelConfig(name="m", bundle=str(folder), precision="fp32", auto_precision=policy)
+    async with Engine(EngineConfig(models=(served,), threads=1)) as engine:
+        assert engine.models()["m"].state is ModelState.READY, engine.models()["m"].message
+        seen = [(await engine.infer(request)).precision for _ in range(100)]
+    assert seen[0] == "fp32"
+    assert seen[-1] == "bf16"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -94,6 +177,7 @@ def test_torch_builds_the_module_and_gives_its_answers(tmp_path: Path) -> None:
         {"weights": "../elsewhere.safetensors"},
         {"config": {"model_type": "bert", "hidden_size": 4, "num_attention_heads": 2}},
         {"outputs": None},
+        {"dtype": "float8"},
     ],
     ids=str,
 )
