@@ -258,7 +258,7 @@ class Kube:
         query = f"?labelSelector={selector}" if selector else ""
         accept = _PARTIAL if metadata_only else "application/json"
         found = self.request("GET", self.path(kind, "", namespace) + query, accept=accept)
-        return list(found["items"])
+        return list(found["items"] or ())  # Some kinds answer with null where there is nothing.
 
     def apply(self, item: Wire, *, manager: str = "tests", namespace: str = "") -> Wire:
         """Server-side apply, strict about unknown fields."""
