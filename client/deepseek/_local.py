@@ -26,6 +26,18 @@ from deepseek_worker.worker import WorkerReport, run_worker
 from deepseek._here import port_is_free, require_device
 from deepseek._resolve import Wanted, resolve
 
+__all__ = [
+    "LocalModel",
+    "LogFormat",
+    "LogLevel",
+    "ServeOptions",
+    "WorkerReport",
+    "check_ports",
+    "device_shares",
+    "local_models",
+    "serve",
+]
+
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
