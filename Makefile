@@ -44,6 +44,14 @@ test: setup ## All tests that need no root and no cluster
 e2e: setup ## All tests that need a cluster: starts one, builds images, tests, stops it again
 	@VENV=$(VENV) bash scripts/e2e.sh $(ARGS)
 
+e2e-scale: setup ## Operator with 500 and 1,000 pipelines; about an hour on a machine that does nothing else
+	@$(RUN) -m benchmarks.operator_scale $(ARGS)
+
+e2e-chaos: setup ## 30 random kills on a cluster as 'make e2e' starts it; SEED=... repeats a course
+	@VENV=$(VENV) ONLY=tests/e2e/test_chaos.py DEEPSEEK_CHAOS_KILLS=$(or $(KILLS),30) DEEPSEEK_CHAOS_SEED=$(or $(SEED),0) \
+		DEEPSEEK_CHAOS_RESULTS=$(or $(RESULTS),benchmarks/results) bash scripts/e2e.sh $(ARGS)
+	@$(RUN) -m benchmarks.report
+
 check: setup ## Formatting, lint, types, import contracts, generated files, house rules
 	@$(RUN) scripts/check.py
 
@@ -78,4 +86,4 @@ clean: ## Remove the environment and what builds and tests leave behind
 $(VENV)/installed: requirements/dev.txt requirements/bootstrap.txt pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
 
-.PHONY: help setup demo serve cluster cluster-down images push test e2e check format bench crds protos lock clean
+.PHONY: help setup demo serve cluster cluster-down images push test e2e e2e-scale e2e-chaos check format bench crds protos lock clean

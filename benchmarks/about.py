@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BENCHES", "About"]
+__all__ = ["BENCHES", "WITH_BENCH", "About"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class About:
     title: str
     method: str
     """How it is measured: paragraphs of Markdown."""
+    command: str = ""
+    """What measures it by hand; empty: it is a part of ``make bench``."""
 
 
 BENCHES: dict[str, About] = {
@@ -75,5 +77,49 @@ longest sentence. Agreement is computed anew, on sentences and crops of photogra
 never saw; what the bundle's manifest states is shown beside it. Top-1 agreement counts crops of
 which fp32 is at least 50 % sure.""",
     ),
+    "operator_scale": About(
+        "Operator: hundreds of pipelines on one API server",
+        """\
+A real control plane (etcd, API server, controllers, scheduler) without machines: kwok says of every
+pod that it is ready, so the operator and the API server are measured and no worker. No metrics
+exist, so the autoscalers' controller is left out: autoscalers are created and watched, and nobody
+acts on them. The operator is a process with its default settings and the permissions of the chart's
+role. Everything shares the cores of one machine; *everything else on the machine* says how quiet
+that was.
+
+A pipeline of three models has 17 children: 3 Deployments, 6 Services, 3 ConfigMaps, an autoscaler
+for one model of three, 2 PodDisruptionBudgets, a ServiceAccount and a NetworkPolicy. When they
+exist is what a watch on each kind says, so nothing is looked up. *One pipeline a second* has fixed
+start times that do not wait for answers. *Idle* is two resync periods and a minute with nothing
+changed, so no placing of the stretch can miss a resync; requests are those that the API server
+counts for the operator's user, and the worst minute is the worst of all stretches of 60 s. Memory
+is read every 5 s from the first apply to the end; *growth* is the slope of the least-squares line
+times the length of the idle stretch, and *flat* is at most 8 MiB.
+
+*First bottleneck* follows a rule: the operator's thread if it uses at least 85 % of a core while
+pipelines are created; else all cores together; else its 8 reconciles at a time; else nothing. The
+part *large* creates 1,000 pipelines of five models on an empty cluster and has no bars.""",
+        command="make e2e-scale",
+    ),
+    "operator_chaos": About(
+        "Operator: 30 random kills",
+        """\
+On the one-node cluster with real workers. A pipeline of two fixed models and an autoscaled one
+under a budget of five replicas, whose autoscaler's floor is edited at every turn, so that both
+writers of replicas have something to do. A turn kills the operator, a worker pod, a Deployment or
+the API server, or cuts the operator off from it, and ends when every granted replica is ready
+again; the turn's time is the *recovery*. Each kind comes once, then chance decides.
+
+Every 100 ms the replicas, their writers, the pods, the autoscalers and the condition Ready are
+read. The run fails when one moment shows more than the budget, another writer, a change of
+autoscaled replicas that the autoscaler did not decide, an object without a living owner, or a
+Ready that stays untrue. What a moment without an operator may show is written in
+`tests/support/cluster_checks.py`.""",
+        command="make e2e-chaos",
+    ),
 }
-"""Every bench, in the order of the page; the key is its module and its results file."""
+"""Every bench, in the order of the page; the key is its results file, and its module unless it has
+a command of its own."""
+
+WITH_BENCH: tuple[str, ...] = tuple(name for name, about in BENCHES.items() if not about.command)
+"""What ``make bench`` measures."""

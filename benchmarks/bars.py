@@ -67,6 +67,7 @@ def _times(limit: float) -> Bar:
     return Bar("ratio", limit)
 
 
+_PACED = "one pipeline a second"
 _Key = tuple[str, str, str, str | None]
 BARS: dict[_Key, Bar] = {
     ("encoder_cpu", "int8 as served", "latency", ORT_FP32): _times(1.6),
@@ -87,6 +88,15 @@ BARS: dict[_Key, Bar] = {
     ("real_models", "MiniLM int8", "tensor bytes of fp32", None): _at_most(27, "%"),
     ("real_models", "EfficientNet int8", "top-1 agreement with fp32", None): _at_least(0.99),
     ("real_models", "EfficientNet int8", "tensor bytes of fp32", None): _at_most(27, "%"),
+    ("operator_scale", "applied at once", "until all children exist", None): _at_most(240, "s"),
+    ("operator_scale", _PACED, "apply to all children, p50", None): _at_most(1, "s"),
+    ("operator_scale", _PACED, "apply to all children, p99", None): _at_most(5, "s"),
+    ("operator_scale", "idle", "API requests, mean", None): _at_most(30, "/s"),
+    ("operator_scale", "idle", "API requests, worst minute", None): _at_most(30, "/s"),
+    ("operator_scale", "operator", "resident memory, most", None): _at_most(400, "MiB"),
+    ("operator_scale", "operator", "resident memory, growth while idle", None): _at_most(8, "MiB"),
+    ("operator_chaos", "whole run", "longest untrue Ready", None): _at_most(10, "s"),
+    ("operator_chaos", "whole run", "most replicas that may exist", None): _at_most(5),
 }
 """Bars by bench, case (without what stands in parentheses), metric and peer."""
 

@@ -24,7 +24,8 @@ _HEAD = """\
 
 This page is generated from `benchmarks/results/*.json` by `python -m benchmarks.report`; nothing
 here is written by hand. `make bench` measures everything again on your machine, writes the results
-and this page. One bench alone: `.venv/bin/python -m benchmarks.run --only NAME`.
+and this page. One bench alone: `.venv/bin/python -m benchmarks.run --only NAME`. What needs a
+cluster is measured by commands of its own, which stand beside their figures.
 """
 _READING = """\
 How to read the tables: a figure is the median over the rounds of one run, followed by the 10th and
@@ -85,7 +86,7 @@ def _section(bench: str, records: Sequence[Record]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
         lines += [
             f"Measured on {first.device}, {first.date}, commit `{first.commit}`, with {versions}.",
-            f"Again: `.venv/bin/python -m benchmarks.run --only {bench}`",
+            f"Again: `{about.command or f'.venv/bin/python -m benchmarks.run --only {bench}'}`",
             "",
             *_table(run),
             "",

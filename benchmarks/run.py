@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
-from benchmarks.about import BENCHES
+from benchmarks.about import BENCHES, WITH_BENCH
 from benchmarks.bars import judge
 from benchmarks.driver import BenchError
 from benchmarks.record import RESULTS, Record, write_results
 from benchmarks.settings import FULL, QUICK, Effort, Run
 
-__all__ = ["main"]
+__all__ = ["main", "table"]
 
 QUICK_NOTE = "A quick run shows that everything works; its figures are noise and are not kept."
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     effort = QUICK if arguments.quick else FULL
     kept: Path | None = arguments.results or (None if arguments.quick else RESULTS)
     failed = []
-    for bench in arguments.only or BENCHES:
+    for bench in arguments.only or WITH_BENCH:
         started = time.perf_counter()
         console.print(f"[bold]{BENCHES[bench].title}[/bold]")
         try:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(f"[red]could not run:[/red] {error}")
             failed.append(bench)
             continue
-        console.print(_table(records))
+        console.print(table(records))
         console.print(f"{time.perf_counter() - started:.0f} s\n")
         if kept is not None:
             write_results(bench, records, folder=kept)
@@ -67,9 +67,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=tuple(BENCHES),
+        choices=WITH_BENCH,
         metavar="NAME",
-        help=f"one bench; may be repeated: {', '.join(BENCHES)}",
+        help=f"one bench; may be repeated: {', '.join(WITH_BENCH)}",
     )
     parser.add_argument(
         "--results", type=Path, help="folder to write to instead of benchmarks/results"
@@ -89,20 +89,21 @@ def _run(bench: str, effort: Effort, console: Console) -> list[Record]:
     return records
 
 
-def _table(records: Sequence[Record]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def table(records: Sequence[Record]) -> Table:
+    """Every figure with its peer, its bar and how it stands to it."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("case", "metric"):
-        table.add_column(title, overflow="fold")
-    table.add_column("figure", justify="right")
-    table.add_column("peer", overflow="fold")
+        shown.add_column(title, overflow="fold")
+    shown.add_column("figure", justify="right")
+    shown.add_column("peer", overflow="fold")
     for title in ("ratio", "bar"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+        shown.add_column(title, justify="right", no_wrap=True)
+    shown.add_column("", overflow="fold")
     for record in records:
         verdict = judge(record)
         colour = "" if verdict is None else "green" if verdict.passed else "yellow"
         peer = "" if record.peer_value is None else report.number(record.peer_value)
-        table.add_row(
+        shown.add_row(
             record.case,
             record.metric,
             f"{report.number(record.value)} {record.unit}",
@@ -111,7 +112,7 @@ def _table(records: Sequence[Record]) -> Table:
             str(verdict.bar) if verdict else "",
             f"[{colour}]{verdict}[/{colour}]" if verdict else "",
         )
-    return table
+    return shown
 
 
 if __name__ == "__main__":

@@ -1,23 +1,29 @@
 """A control plane with pretended nodes, for measuring the operator with many pipelines.
 
 Why it exists: hundreds of pods cannot run on one machine, but an operator sees only the API. kwok
-says that every pod is ready as soon as it is scheduled; nothing runs and no probe is answered.
+says that every pod is ready as soon as it is scheduled; nothing runs and no probe is answered. The
+autoscalers' controller does not run, because it would complain all the time that no metrics exist.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+import yaml
 
 from deploy.cluster.binaries import binary, go_environment
 from deploy.cluster.versions import TOOLS
 from tests.support.apiserver import ApiServer, binaries
+from tests.support.operator_process import ROOT
 
-__all__ = ["OPERATOR_USER", "ScaleCluster"]
+__all__ = ["OPERATOR_USER", "Flow", "ScaleCluster", "operator_rules", "read_flow"]
 
 OPERATOR_USER = "measured-operator"
 """The operator's own user: its requests are counted by their flow."""
@@ -25,6 +31,25 @@ _NODES = 10
 _STAGES = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
 _FLOWS = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas"
 _BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+_ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
+_RULES = ROOT / "charts" / "deepseek-operator" / "files" / "rules.yaml"
+_FLOW_METRICS = {
+    "apiserver_flowcontrol_dispatched_requests_total": "requests",
+    "apiserver_flowcontrol_request_execution_seconds_sum": "request_s",
+    "apiserver_flowcontrol_request_wait_duration_seconds_sum": "waited_s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What the API server did for the operator, from its start."""
+
+    requests: float = 0.0
+    """Requests that it took up; a watch counts once."""
+    request_s: float = 0.0
+    """Seconds that it spent on them; of a watch only its beginning."""
+    waited_s: float = 0.0
+    """Seconds for which it let them wait."""
 
 
 class ScaleCluster(ApiServer):
@@ -51,15 +76,14 @@ class ScaleCluster(ApiServer):
         super().__exit__(*error)
 
     def operator_user(self) -> Path:
-        """Settings file of the operator's user, who may do everything."""
+        """Settings file of the operator's user, who may do what the chart's role allows."""
+        role = {"metadata": {"name": OPERATOR_USER}, "rules": operator_rules()}
+        self.request("POST", _ROLES, role)
+        group = "rbac.authorization.k8s.io"
         binding = {
             "metadata": {"name": OPERATOR_USER},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "ClusterRole",
-                "name": "cluster-admin",
-            },
-            "subjects": [_subject(kind="User", apiGroup="rbac.authorization.k8s.io")],
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": OPERATOR_USER},
+            "subjects": [_subject(kind="User", apiGroup=group)],
         }
         self.request("POST", _BINDINGS, binding)
         rule = {
@@ -86,14 +110,25 @@ class ScaleCluster(ApiServer):
         self.request("POST", _FLOWS, flow)
         return self.user(OPERATOR_USER)
 
-    def operator_requests(self) -> float:
-        """Requests that the operator has sent; a watch counts once."""
+    @property
+    def port(self) -> int:
+        """Where the API server listens on this machine."""
+        return self._port
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """How an administrator speaks to it."""
+        return self._context()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by program."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def operator_flow(self) -> Flow:
+        """What the operator has asked for so far."""
         request = urllib.request.Request(f"{self.url}/metrics")
-        with urllib.request.urlopen(request, context=self._context(), timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        name = "apiserver_flowcontrol_dispatched_requests_total{"
-        own = [line for line in lines if line.startswith(name) and f'"{OPERATOR_USER}"' in line]
-        return sum(float(line.rpartition(" ")[2]) for line in own)
+        with urllib.request.urlopen(request, context=self.context, timeout=30) as answer:
+            return read_flow(answer.read().decode())
 
     def _start_controllers(self) -> None:
         quick = ("--kube-api-qps=400", "--kube-api-burst=800", "--leader-elect=false")
@@ -106,6 +141,8 @@ class ScaleCluster(ApiServer):
             "garbage-collector-controller,serviceaccount-controller,namespace-controller,"
             # Without the last one a new node keeps its taint and takes no pod.
             "disruption-controller,node-lifecycle-controller",
+            # A busy machine delays kwok's heartbeats, and its pods would never be ready again.
+            "--node-monitor-grace-period=24h",
         )
         self._run("kube-scheduler", kubeconfig, *quick, "--secure-port=0")
 
@@ -126,6 +163,24 @@ class ScaleCluster(ApiServer):
                 "status": {"capacity": amount, "allocatable": amount},
             }
             self.request("POST", "/api/v1/nodes", node)
+
+
+def operator_rules() -> list[dict[str, Any]]:
+    """The rules of the chart's cluster-wide role."""
+    rules: list[dict[str, Any]] = yaml.safe_load(_RULES.read_text())
+    # The template adds this one where the role is cluster-wide.
+    return [*rules, {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+
+
+def read_flow(text: str) -> Flow:
+    """The operator's share of the metrics of an API server."""
+    found = dict.fromkeys(_FLOW_METRICS.values(), 0.0)
+    own = f'flow_schema="{OPERATOR_USER}"'
+    for line in text.splitlines():
+        name, _, rest = line.partition("{")
+        if name in _FLOW_METRICS and own in rest:
+            found[_FLOW_METRICS[name]] += float(line.rpartition(" ")[2])
+    return Flow(**found)
 
 
 def _stages() -> list[str]:

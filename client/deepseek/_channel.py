@@ -2,8 +2,9 @@
 
 Why it exists: both clients open the same kind of channel. Retries are gRPC's own, by service
 config: an inference has no side effects. Only UNAVAILABLE and CANCELLED by the server, with which
-gRPC answers what reaches it in the moment of its end, can end differently the next time. A channel connects again as soon as a retry needs it: after gRPC's own pause of 1 s
-every attempt of a request would be spent on the first refused connection.
+gRPC answers what reaches it in the moment of its end, can end differently the next time. A channel
+connects again as soon as a retry needs it: within gRPC's own pause of 1 s every attempt of a
+request would be spent on the first refused connection.
 """
 
 from __future__ import annotations

@@ -6,22 +6,28 @@ Why it exists: it reads the settings, makes sure that the cluster knows ModelPip
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kopf
 from deepseek_api.errors import ConfigurationError
-from kopf._core.engines.peering import Identity
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR
 
+from deepseek_operator import labels
 from deepseek_operator.cluster import ClusterError
 from deepseek_operator.config import CONFIG_VARIABLE, OperatorConfig, load_config
 from deepseek_operator.handlers import REGISTRY, configure
 from deepseek_operator.kube import KubeCluster, connect
 from deepseek_operator.logs import configure_logging
 from deepseek_operator.runtime import Runtime
+from deepseek_operator.startup import kind_is_served
 
 _log = logging.getLogger("deepseek_operator")
 _NO_CRD = (
@@ -57,7 +63,14 @@ def main() -> int:
 async def _run(config: OperatorConfig) -> int:
     connection = await connect()
     async with KubeCluster(connection, namespaces=config.namespaces) as cluster:
-        if not await cluster.serves_pipelines():
+        try:
+            with _ended_by_a_signal():
+                served = await kind_is_served(
+                    cluster.serves_pipelines, clock=time.monotonic, sleep=asyncio.sleep
+                )
+        except asyncio.CancelledError:
+            return 0
+        if not served:
             _log.error(_NO_CRD)
             return 1
         runtime = Runtime(cluster, config)
@@ -65,17 +78,34 @@ async def _run(config: OperatorConfig) -> int:
             runtime.metrics.registry.register(collector)
         settings = kopf.OperatorSettings()
         configure(settings)
+        # Kopf's own guess asks for the user's name, and a container's user has none. It wants a
+        # type of text for which it exports no name.
+        identity: Any = os.environ.get("HOSTNAME") or labels.OPERATOR_NAME
         await kopf.operator(
             registry=REGISTRY,
             settings=settings,
-            # Kopf's own guess asks for the user's name, and a container's user has none.
-            identity=Identity(os.environ.get("HOSTNAME") or "deepseek-operator"),
+            identity=identity,
             standalone=True,
             clusterwide=config.cluster_wide,
             namespaces=config.namespaces,
             memo=kopf.Memo(runtime=runtime, connection=connection),
         )
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_a_signal() -> Iterator[None]:
+    """Let SIGTERM cancel the running task.
+
+    The first process of a container ignores a signal without a handler, and kopf's comes later.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is not None:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,8 @@ async def apply_objects(
 async def _find_the_rest(
     cluster: Cluster, work: _Pass, observed: Observed, wanted: dict[ObjectKey, K8sObject]
 ) -> None:
-    # A forced apply takes over silently, so every name is looked up before its first apply.
+    # Whose object it is must be known before the first apply. What appears after this look is a
+    # conflict then, and found at the next one.
     unknown = [
         key
         for key in wanted

@@ -7,6 +7,7 @@ with HTTP requests and is the only place that knows about them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,10 +18,12 @@ __all__ = [
     "ClusterError",
     "Conflict",
     "Key",
+    "NotFound",
     "Rejected",
     "ServerFault",
     "Snapshot",
     "Throttled",
+    "Unauthorized",
     "Unavailable",
     "controller_of",
 ]
@@ -44,8 +47,19 @@ class Rejected(ClusterError):
     """
 
 
+class NotFound(Rejected):
+    """The object, or what it lies in, does not exist."""
+
+
 class Unavailable(ClusterError):
     """The server cannot answer now."""
+
+
+class Unauthorized(Unavailable):
+    """The server does not accept the credentials.
+
+    While the operator runs this passes: they rotate, and who checks them may be down.
+    """
 
 
 class ServerFault(Unavailable):
@@ -87,15 +101,25 @@ class Cluster(Protocol):
     async def list_pipelines(self) -> list[Key]:
         """Keys of all pipelines that this installation is responsible for."""
 
-    async def observe(
-        self, pipeline: K8sObject, *, needed: Iterable[ObjectKey], devices: bool
-    ) -> Snapshot:
-        """Everything that one pipeline's decisions depend on.
+    async def observe(self, pipeline: K8sObject, *, needed: Iterable[ObjectKey]) -> Snapshot:
+        """Everything that one pipeline's decisions depend on, but for spare devices.
 
         Args:
             pipeline: the pipeline as the server sent it.
             needed: objects to look for by name when they are not among those with its label.
-            devices: whether to count the cluster's spare devices.
+        """
+
+    async def spare_devices(
+        self, resources: AbstractSet[str], *, max_age_s: float
+    ) -> Mapping[str, int]:
+        """The most devices that one node has left, by resource name.
+
+        Args:
+            resources: names of the resources that count.
+            max_age_s: how old the count may be, seconds; 0: it begins now.
+
+        Returns:
+            Nothing when the operator may not look at nodes.
         """
 
     async def find(self, namespace: str, keys: Iterable[ObjectKey]) -> dict[ObjectKey, K8sObject]:
@@ -111,13 +135,20 @@ class Cluster(Protocol):
 
         Returns:
             The object as it is now.
+
+        Raises:
+            Conflict: there is another object of this name, or there is one by now.
         """
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
         """Delete the object of this uid; one that is gone already is no failure."""
 
     async def patch_status(self, pipeline: K8sObject, patch: Mapping[str, object]) -> None:
-        """Merge this into the pipeline's status."""
+        """Merge this into the pipeline's status.
+
+        Raises:
+            NotFound: the pipeline is gone.
+        """
 
     async def create_event(self, event: K8sObject) -> None:
         """Create an ``events.k8s.io/v1`` Event."""

@@ -21,7 +21,8 @@ from deepseek_operator.observed import K8sObject
 __all__ = ["EventLimiter", "PipelineEvent", "invalid", "transitions"]
 
 _MAX_NOTE: Final = 1024
-"""Characters that the API server takes."""
+"""Bytes in UTF-8 that the API server takes."""
+_CUT: Final = "…"
 _ALARMS: Final[Mapping[Type, str]] = {
     Type.SCALING_CONFLICT: "True",
     Type.METRICS_AVAILABLE: "False",
@@ -42,7 +43,7 @@ class PipelineEvent:
     reason: str
     """A stable word."""
     note: str
-    """What happened, sentences; at most 1024 characters."""
+    """What happened, sentences; at most 1024 bytes in UTF-8."""
     model: str | None = None
     """The model that it is about; None: the whole pipeline."""
 
@@ -143,8 +144,15 @@ def _degraded(
 def _event(
     kind: Literal["Normal", "Warning"], reason: str, note: str, model: str | None = None
 ) -> PipelineEvent:
-    short = note if len(note) <= _MAX_NOTE else note[: _MAX_NOTE - 1] + "…"
-    return PipelineEvent(kind, reason, short, model)
+    return PipelineEvent(kind, reason, _shortened(note), model)
+
+
+def _shortened(note: str) -> str:
+    text = note.encode(errors="replace")
+    if len(text) <= _MAX_NOTE:
+        return note
+    # A character that the cut would split goes as a whole.
+    return text[: _MAX_NOTE - len(_CUT.encode())].decode(errors="ignore") + _CUT
 
 
 def _by(entries: object, key: str) -> dict[str, Mapping[str, Any]]:

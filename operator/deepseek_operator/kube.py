@@ -11,7 +11,8 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,14 +26,16 @@ from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
     Key,
+    NotFound,
     Rejected,
     ServerFault,
     Snapshot,
     Throttled,
+    Unauthorized,
     Unavailable,
     controller_of,
 )
-from deepseek_operator.devices import spare_devices
+from deepseek_operator.devices import DeviceCounter
 from deepseek_operator.observed import CHILD_KINDS, K8sObject, ObjectKey, Observed
 from deepseek_operator.resources import RESOURCES, object_path
 
@@ -44,7 +47,11 @@ CONNECT_TIMEOUT_S: Final = 10.0
 """Time to reach the server."""
 _PAGE: Final = 500
 _CONNECTIONS: Final = 32
-_SPARE_DEVICES_AGE_S: Final = 15.0
+_NOT_ENDED: Final = "status.phase!=Succeeded,status.phase!=Failed"
+_NO_VERSION: Final = "1"
+"""A version that no object ever has, since etcd counts the first write as 2. An apply with a
+version creates what does not exist and is a conflict with what has another version; found out
+with every kind of child on Kubernetes 1.36."""
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -123,7 +130,11 @@ class KubeCluster:
         self._server = connection.server
         self._session = connection.session(limit=_CONNECTIONS)
         self._namespaces = tuple(namespaces)
-        self._spare: tuple[float, Mapping[str, int] | None] | None = None
+        self._devices = DeviceCounter(
+            nodes=lambda: self._pages("Node", None),
+            pods=lambda chosen: self._pages("Pod", None, fieldSelector=f"{chosen},{_NOT_ENDED}"),
+            clock=time.monotonic,
+        )
 
     async def __aenter__(self) -> KubeCluster:
         return self
@@ -153,9 +164,7 @@ class KubeCluster:
             found += [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in items]
         return found
 
-    async def observe(
-        self, pipeline: K8sObject, *, needed: Iterable[ObjectKey], devices: bool
-    ) -> Snapshot:
+    async def observe(self, pipeline: K8sObject, *, needed: Iterable[ObjectKey]) -> Snapshot:
         """See `Cluster`."""
         namespace = pipeline["metadata"]["namespace"]
         selector = f"{labels.PIPELINE}={pipeline['metadata']['name']}"
@@ -189,17 +198,27 @@ class KubeCluster:
             own = (controller_of(item) or {}).get("uid") == uid
             (children if own else strangers)[key] = item
         pods = by_kind["Pod"]
-        unhappy = _unhappy(pods, by_kind["Deployment"])
+        unready = [pod for pod in pods if not _ready(pod)]
         observed = Observed(
             pipeline=pipeline,
             children=children,
             strangers=strangers,
             autoscalers=tuple(autoscalers),
             pods=tuple(pods),
-            events=await self._warnings(namespace, pods, by_kind["Deployment"]) if unhappy else (),
-            spare_devices=await self._spare_devices() if devices else None,
+            events=await self._warnings(namespace, unready) if unready else (),
         )
         return Snapshot(observed=observed, refused=refused)
+
+    async def spare_devices(
+        self, resources: AbstractSet[str], *, max_age_s: float
+    ) -> Mapping[str, int]:
+        """See `Cluster`."""
+        if self._namespaces:
+            return {}
+        try:
+            return await self._devices.spare(resources, max_age_s=max_age_s)
+        except Rejected:
+            return {}
 
     async def find(self, namespace: str, keys: Iterable[ObjectKey]) -> dict[ObjectKey, K8sObject]:
         """See `Cluster`; a kind that must not be read counts as not found."""
@@ -217,13 +236,14 @@ class KubeCluster:
     async def apply(self, body: K8sObject, *, manager: str, uid: str | None) -> K8sObject:
         """See `Cluster`."""
         metadata = body["metadata"]
-        if uid is not None:
-            body = {**body, "metadata": {**metadata, "uid": uid}}
+        # Without a precondition a forced apply takes over whatever has the name by now. A create
+        # would not do: its fields stay owned by it, so that no later apply could remove one.
+        meant = {"resourceVersion": _NO_VERSION} if uid is None else {"uid": uid}
         return await self._request(
             "PATCH",
             object_path(body["kind"], metadata["namespace"], metadata["name"]),
             query={"fieldManager": manager, "force": "true"},
-            body=body,
+            body={**body, "metadata": {**metadata, **meant}},
             content_type=_APPLY,
         )
 
@@ -259,46 +279,19 @@ class KubeCluster:
         path = object_path("Event", event["metadata"]["namespace"])
         await self._request("POST", path, body=event, content_type="application/json")
 
-    async def _warnings(
-        self, namespace: str, pods: Sequence[K8sObject], deployments: Sequence[K8sObject]
-    ) -> tuple[K8sObject, ...]:
-        # Core events, because the kubelet and the controllers still write those.
+    async def _warnings(self, namespace: str, pods: Sequence[K8sObject]) -> tuple[K8sObject, ...]:
+        names = {pod["metadata"]["name"] for pod in pods}
+        found: list[K8sObject] = []
         try:
-            page = await self._request(
-                "GET",
-                object_path("CoreEvent", namespace),
-                query={"fieldSelector": "type=Warning", "limit": str(_PAGE)},
-            )
+            # Core events, because the kubelet and the controllers still write those.
+            async for page in self._pages(
+                "CoreEvent", namespace, fieldSelector="type=Warning,involvedObject.kind=Pod"
+            ):
+                # Page by page: a namespace may hold many thousands.
+                found += [event for event in page if event["involvedObject"].get("name") in names]
         except Rejected:
             return ()
-        names = {pod["metadata"]["name"] for pod in pods}
-        prefixes = tuple(f"{item['metadata']['name']}-" for item in deployments)
-
-        def ours(event: K8sObject) -> bool:
-            about = event.get("involvedObject") or {}
-            name = str(about.get("name", ""))
-            return name in names or (
-                about.get("kind") == "ReplicaSet" and name.startswith(prefixes)
-            )
-
-        return tuple(event for event in page.get("items", ()) if ours(event))
-
-    async def _spare_devices(self) -> Mapping[str, int] | None:
-        if self._namespaces:
-            return None
-        now = time.monotonic()
-        if self._spare is None or now - self._spare[0] > _SPARE_DEVICES_AGE_S:
-            try:
-                nodes, pods = await asyncio.gather(
-                    self._list("Node", None),
-                    self._list(
-                        "Pod", None, fieldSelector="status.phase!=Succeeded,status.phase!=Failed"
-                    ),
-                )
-                self._spare = now, spare_devices(nodes, pods)
-            except Rejected:
-                self._spare = now, None
-        return self._spare[1]
+        return tuple(found)
 
     async def _get(self, kind: str, namespace: str, name: str) -> K8sObject | None:
         return (
@@ -306,7 +299,11 @@ class KubeCluster:
         )
 
     async def _list(self, kind: str, namespace: str | None, **query: str) -> list[K8sObject]:
-        items: list[K8sObject] = []
+        return [item async for page in self._pages(kind, namespace, **query) for item in page]
+
+    async def _pages(
+        self, kind: str, namespace: str | None, **query: str
+    ) -> AsyncIterator[list[K8sObject]]:
         more: str | None = ""
         while more is not None:
             page = await self._request(
@@ -314,11 +311,10 @@ class KubeCluster:
                 object_path(kind, namespace),
                 query={"limit": str(_PAGE), **query, **({"continue": more} if more else {})},
             )
-            for item in page.get("items") or ():
-                # Items of a list come without these two.
-                items.append({"apiVersion": RESOURCES[kind].api_version, "kind": kind, **item})
+            # Items of a list come without these two.
+            about = {"apiVersion": RESOURCES[kind].api_version, "kind": kind}
+            yield [{**about, **item} for item in page.get("items") or ()]
             more = page.get("metadata", {}).get("continue") or None
-        return items
 
     async def _request(
         self,
@@ -352,14 +348,9 @@ class KubeCluster:
             raise Unavailable(f"{method} {path}: {str(error) or type(error).__name__}") from error
 
 
-def _unhappy(pods: Sequence[K8sObject], deployments: Sequence[K8sObject]) -> bool:
-    def ready(pod: K8sObject) -> bool:
-        conditions = pod.get("status", {}).get("conditions") or ()
-        return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-
-    return any(not ready(pod) for pod in pods) or any(
-        item.get("status", {}).get("unavailableReplicas") for item in deployments
-    )
+def _ready(pod: K8sObject) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
 def _error(response: aiohttp.ClientResponse, content: bytes, what: str) -> ClusterError:
@@ -376,8 +367,12 @@ def _error(response: aiohttp.ClientResponse, content: bytes, what: str) -> Clust
         case 429:
             wait = response.headers.get("Retry-After") or details.get("retryAfterSeconds") or 1
             return Throttled(text, retry_after_s=_seconds(str(wait)))
-        case 400 | 403 | 404 | 405 | 413 | 415 | 422:
+        case 404:
+            return NotFound(text)
+        case 400 | 403 | 405 | 413 | 415 | 422:
             return Rejected(text)
+        case 401:
+            return Unauthorized(f"401: {text}")
         case 500:
             return ServerFault(text)
     return Unavailable(f"{response.status}: {text}")

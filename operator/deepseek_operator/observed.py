@@ -44,10 +44,11 @@ class Observed:
     pods: tuple[K8sObject, ...] = ()
     """Pods of the pipeline, by label."""
     events: tuple[K8sObject, ...] = ()
-    """Recent warning Events about those pods and their ReplicaSets; may be incomplete."""
+    """Recent warning Events about those of the pods that are not ready; may be incomplete."""
     spare_devices: Mapping[str, int] | None = None
     """Unused devices of the cluster by resource name (``nvidia.com/gpu``): the most that one node
-    has left. None: the operator may not look at nodes."""
+    has left; empty when the operator may not look at nodes. None: they were not counted, because
+    nothing is decided by them."""
 
     @property
     def uid(self) -> str:

@@ -11,8 +11,8 @@ import logging
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
     Key,
+    NotFound,
+    Snapshot,
     Throttled,
     Unavailable,
 )
@@ -34,15 +36,22 @@ from deepseek_operator.config import OperatorConfig
 from deepseek_operator.events import PipelineEvent
 from deepseek_operator.metrics import Metrics
 from deepseek_operator.observed import K8sObject
-from deepseek_operator.plan import ScalingPlan
-from deepseek_operator.render import render
+from deepseek_operator.plan import ResolvedModel, ScalingPlan
+from deepseek_operator.render import render, replaced
 from deepseek_operator.workqueue import Outcome
 
 __all__ = ["Clock", "Reconciler", "event_object", "merge_patch"]
 
 _log = logging.getLogger(__name__)
 _BLOCKED_RETRY_S: Final = 30.0
-_UNHAPPY_RETRY_S: Final = (2.0, 30.0)
+_SOONEST_S: Final = 2.0
+"""Shortest wait for the next look at a pipeline whose replicas are missing."""
+_SOON_S: Final = 5.0
+"""Longest such wait in the first minutes in which only Events may tell a cause."""
+_LATEST_S: Final = 30.0
+"""Longest such wait at all; it is there for an event that got lost."""
+_CROWD_S: Final = 0.2
+"""Time between two looks for Events, if many pipelines need them at the same time."""
 _METADATA: Final = ("name", "namespace", "labels", "annotations", "uid", "generation")
 
 
@@ -66,8 +75,11 @@ class _Memory:
 
     pending: Mapping[str, tuple[int, float]]
     deployments: frozenset[str] = frozenset()
-    unhappy_runs: int = 0
     ready: str = "Unknown"
+    set_up: bool = False
+    """Whether a replica is being set up on its node."""
+    changed: float = 0.0
+    """When the status changed last, as far as this process knows; monotonic seconds."""
 
 
 class Reconciler:
@@ -138,15 +150,15 @@ class Reconciler:
             # The server accepted it under other rules. What runs is left as it is.
             await self._refuse(raw, str(error))
             return "invalid", Outcome()
-        memory = self._memory.setdefault(key, _Memory({}))
+        memory = self._memory.setdefault(key, _Memory({}, changed=self._clock.monotonic()))
         catalog = self._catalog()
         models = resolve.resolve(pipeline, config=self._config, catalog=catalog)
         memory.deployments = frozenset(model.deployment for model in models)
         snapshot = await self._cluster.observe(
             raw,
             needed=[("Deployment", name) for name in sorted(memory.deployments)],
-            devices=any(model.gpus for model in models),
         )
+        snapshot = await self._with_devices(snapshot, models)
         plan = scaling.plan(
             pipeline,
             models=models,
@@ -179,10 +191,28 @@ class Reconciler:
             wall=self._clock.wall(),
             config=self._config,
         )
-        await self._report(raw, built, events.transitions(raw.get("status"), built, pipeline))
+        if await self._report(raw, built, events.transitions(raw.get("status"), built, pipeline)):
+            memory.changed = self._clock.monotonic()
         memory.ready = _readiness(built)
+        memory.set_up = any(_is_set_up(pod) for pod in applied.observed.pods)
         self._count_pipelines()
         return ("retry" if applied.retry else "ok"), self._next(plan, applied, memory)
+
+    async def _with_devices(self, snapshot: Snapshot, models: Sequence[ResolvedModel]) -> Snapshot:
+        """Count spare devices if something is decided by them now."""
+        observed, config = snapshot.observed, self._config
+        users = [model for model in models if model.gpus]
+        age = scaling.device_count_age(
+            users,
+            observed=observed,
+            config=config,
+            replaced=replaced(users, observed=observed, config=config),
+        )
+        if age is None:
+            return snapshot
+        names = frozenset(config.device_resources.values())
+        spare = await self._cluster.spare_devices(names, max_age_s=age)
+        return replace(snapshot, observed=replace(observed, spare_devices=spare))
 
     async def _refuse(self, raw: K8sObject, text: str) -> None:
         previous = raw.get("status")
@@ -191,11 +221,18 @@ class Reconciler:
 
     async def _report(
         self, raw: K8sObject, built: Mapping[str, Any], happened: Iterable[PipelineEvent]
-    ) -> None:
-        """Write what changed of the status, and then tell about it."""
-        if patch := merge_patch(raw.get("status") or {}, built):
+    ) -> bool:
+        """Write what changed of the status, and then tell about it; gives whether it changed."""
+        patch = merge_patch(raw.get("status") or {}, built)
+        if not patch:
+            return False
+        try:
             await self._cluster.patch_status(raw, patch)
-            await self._announce(raw, happened)
+        except NotFound as error:
+            _log.info("the pipeline was deleted meanwhile: %s", error)
+            return False
+        await self._announce(raw, happened)
+        return True
 
     async def _announce(self, pipeline: K8sObject, happened: Iterable[PipelineEvent]) -> None:
         uid = pipeline["metadata"]["uid"]
@@ -213,14 +250,23 @@ class Reconciler:
         if applied.findings:
             # What is in the way belongs to somebody else, and nobody tells when it goes.
             waits.append(_BLOCKED_RETRY_S)
-        if memory.ready == "True":
-            memory.unhappy_runs = 0
-        else:
-            # Some causes show only in Events, which are not watched.
-            first, longest = _UNHAPPY_RETRY_S
-            waits.append(min(first * 1.5 ** min(memory.unhappy_runs, 20), longest))
-            memory.unhappy_runs += 1
+        if memory.ready != "True":
+            waits.append(self._patience(memory))
         return Outcome(failed=applied.retry, requeue_after_s=min(waits, default=None))
+
+    def _patience(self, memory: _Memory) -> float:
+        """How long to wait for replicas before the next look, seconds.
+
+        It grows with the time in which nothing changed and not with the number of looks: every
+        event of a pod is a look.
+        """
+        quiet = self._clock.monotonic() - memory.changed
+        if not memory.set_up:
+            return min(max(_SOONEST_S, quiet / 2), _LATEST_S)
+        # Why a volume cannot be mounted shows only in Events, which are not watched.
+        soon = min(max(_SOONEST_S, quiet / 10), _SOON_S)
+        crowd = sum(one.set_up for one in self._memory.values())
+        return min(max(soon, quiet / 60, _CROWD_S * crowd), _LATEST_S)
 
     def _forget(self, key: Key) -> None:
         self._memory.pop(key, None)
@@ -270,6 +316,12 @@ def event_object(pipeline: K8sObject, event: PipelineEvent, when: datetime) -> K
             "uid": metadata["uid"],
         },
     }
+
+
+def _is_set_up(pod: K8sObject) -> bool:
+    """Whether the kubelet has the pod and has not started all of its containers."""
+    placed = pod.get("spec", {}).get("nodeName")
+    return bool(placed) and pod.get("status", {}).get("phase") == "Pending"
 
 
 def _readiness(built: Mapping[str, Any]) -> str:

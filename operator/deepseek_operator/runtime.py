@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +29,13 @@ from deepseek_operator.observed import K8sObject
 from deepseek_operator.reconcile import Clock, Reconciler
 from deepseek_operator.workqueue import Outcome, WorkQueue, run_workers
 
-__all__ = ["Runtime"]
+__all__ = ["Runtime", "resync_offset"]
 
 _log = logging.getLogger(__name__)
 RUN_LIMIT_S: Final = 300.0
 """A run that takes longer is cut off and tried again."""
-_RESYNC_SPREAD_S: Final = 60.0
 _RESYNC_RETRY_S: Final = 15.0
+_RESYNC_JITTER: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -145,15 +146,30 @@ class Runtime:
 
     async def _resync(self) -> None:
         while True:
-            wait = self.config.resync_s * self._rng.uniform(0.9, 1.1)
+            period = self.config.resync_s
+            wait = period * self._rng.uniform(1 - _RESYNC_JITTER, 1 + _RESYNC_JITTER)
             try:
                 keys = await self.cluster.list_pipelines()
             except ClusterError as error:
                 _log.warning("the pipelines cannot be listed: %s", error)
                 wait = min(wait, _RESYNC_RETRY_S)
             else:
-                spread = min(_RESYNC_SPREAD_S, self.config.resync_s / 2)
                 for key in keys:
-                    self.queue.add(key, after_s=self._rng.uniform(0, spread))
+                    self.queue.add(key, after_s=resync_offset(key, period))
             self.liveness.resync_turned()
             await asyncio.sleep(wait)
+
+
+def resync_offset(key: Key, period_s: float) -> float:
+    """How long after the list of a resync a pipeline is looked at, seconds.
+
+    It is always the same for one pipeline, so that a period lies between two looks at it, and
+    shorter than the shortest period, so that its look is over before the next list. Together the
+    pipelines load the API server evenly.
+
+    Args:
+        key: the pipeline.
+        period_s: time between two resyncs.
+    """
+    place = zlib.crc32("/".join(key).encode()) / 2**32
+    return place * (1 - _RESYNC_JITTER) * period_s

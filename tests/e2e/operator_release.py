@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 
 from tests.support.cluster import ROOT, Kube, Space, eventually
-from tests.support.cluster_probe import is_ready
+from tests.support.cluster_sampler import is_ready
 
 __all__ = ["CHART", "NAMESPACE", "Release"]
 

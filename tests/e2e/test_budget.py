@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import manifest
 from tests.support.cluster import Space, Wire, deepseek, eventually
 from tests.support.cluster_images import Bundle
-from tests.support.cluster_probe import Sampler
+from tests.support.cluster_sampler import Sampler
 
 NAME = "shared"
 GPUS = 4

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from tests.e2e.operator_release import Release
 from tests.support.cluster import Space, Wire, deepseek, eventually
-from tests.support.cluster_probe import Load, Sampler, answers, reach
+from tests.support.cluster_probe import Load, answers, reach
+from tests.support.cluster_sampler import Sampler
 
 
 def rollout(space: Space, name: str, *arguments: str) -> float:

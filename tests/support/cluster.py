@@ -7,14 +7,11 @@ that `python -m deploy.cluster up` started is touched, unless ``DEEPSEEK_E2E_ANY
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
-import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +22,7 @@ import urllib3
 import yaml
 
 from deploy.cluster.layout import Layout
+from tests.support.cluster_connection import Wire, connection_pool
 
 __all__ = [
     "ROOT",
@@ -39,10 +37,10 @@ __all__ = [
     "the_cluster",
 ]
 
-Wire = dict[str, Any]
 ROOT: Final = Path(__file__).resolve().parents[2]
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
+_PARTIAL: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAUSE: Final = threading.Event()
 _CORE: Final = "/api/v1"
 _PREFIXES: Final[Mapping[str, tuple[str, str]]] = {
@@ -183,8 +181,8 @@ class Kube:
         ]
         user = next(u for u in config["users"] if u["name"] == context["context"]["user"])["user"]
         self.url = str(cluster["server"])
-        self._pool = _pool(cluster, user, kubeconfig.parent)
-        self._headers = {"Accept": "application/json"}
+        self._pool = connection_pool(cluster, user, kubeconfig.parent)
+        self._headers: dict[str, str] = {}
         if token := user.get("token"):
             self._headers["Authorization"] = f"Bearer {token}"
 
@@ -195,6 +193,7 @@ class Kube:
         body: object | None = None,
         *,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout_s: float = 20,
     ) -> Wire:
         """One request.
@@ -203,14 +202,8 @@ class Kube:
             ApiRefused: the server refused.
         """
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        answer = self._pool.request(
-            method,
-            self.url + path,
-            body=data,
-            headers=self._headers | {"Content-Type": content_type},
-            timeout=timeout_s,
-            retries=False,
-        )
+        headers = {"Content-Type": content_type, "Accept": accept}
+        answer = self._send(method, path, data, headers, timeout_s)
         try:
             found = json.loads(answer.data or b"{}")
         except ValueError:
@@ -218,6 +211,30 @@ class Kube:
         if answer.status >= 300:
             raise ApiRefused(answer.status, found)
         return dict(found)
+
+    def pod_text(self, pod: str, namespace: str, path: str, *, port: int) -> str:
+        """What a pod answers over HTTP, through the API server.
+
+        Raises:
+            ApiRefused: it answered with an error, or not at all.
+        """
+        whole = f"{self.path('Pod', pod, namespace)}:{port}/proxy{path}"
+        answer = self._send("GET", whole, None, {"Accept": "*/*"}, 10)
+        if answer.status >= 300:
+            raise ApiRefused(answer.status, {"message": answer.data.decode(errors="replace")})
+        return answer.data.decode()
+
+    def _send(
+        self, method: str, path: str, body: bytes | None, headers: Wire, timeout_s: float
+    ) -> urllib3.BaseHTTPResponse:
+        return self._pool.request(
+            method,
+            self.url + path,
+            body=body,
+            headers=self._headers | headers,
+            timeout=timeout_s,
+            retries=False,
+        )
 
     def path(self, kind: str, name: str = "", namespace: str = "") -> str:
         """Path of an object or a list."""
@@ -234,10 +251,14 @@ class Kube:
                 return None
             raise
 
-    def items(self, kind: str, namespace: str = "", selector: str = "") -> list[Wire]:
+    def items(
+        self, kind: str, namespace: str = "", selector: str = "", *, metadata_only: bool = False
+    ) -> list[Wire]:
         """Objects by label."""
         query = f"?labelSelector={selector}" if selector else ""
-        return list(self.request("GET", self.path(kind, "", namespace) + query)["items"])
+        accept = _PARTIAL if metadata_only else "application/json"
+        found = self.request("GET", self.path(kind, "", namespace) + query, accept=accept)
+        return list(found["items"])
 
     def apply(self, item: Wire, *, manager: str = "tests", namespace: str = "") -> Wire:
         """Server-side apply, strict about unknown fields."""
@@ -382,23 +403,3 @@ def deepseek(kube: Kube, *arguments: str, check: bool = True) -> subprocess.Comp
     """Run the command line against the cluster."""
     command: Sequence[str] = (sys.executable, "-m", "deepseek", *arguments)
     return run_tool(*command, check=check, KUBECONFIG=str(kube.kubeconfig))
-
-
-def _pool(cluster: Wire, user: Wire, folder: Path) -> urllib3.PoolManager:
-    context = ssl.create_default_context(
-        cadata=_material(cluster, "certificate-authority", folder).decode()
-    )
-    if "token" not in user:
-        with tempfile.TemporaryDirectory() as temporary:
-            pair = Path(temporary) / "pair.pem"
-            pair.touch(mode=0o600)
-            parts = [_material(user, f"client-{part}", folder) for part in ("certificate", "key")]
-            pair.write_bytes(b"\n".join(parts))
-            context.load_cert_chain(pair)
-    return urllib3.PoolManager(ssl_context=context, maxsize=8)
-
-
-def _material(entry: Wire, key: str, folder: Path) -> bytes:
-    if data := entry.get(f"{key}-data"):
-        return base64.b64decode(data)
-    return Path(folder, entry[key]).read_bytes()

@@ -1,6 +1,6 @@
-"""What runs beside an end-to-end test: a sampler of replicas and pods, and a stream of requests.
+"""What runs beside an end-to-end test besides `cluster_sampler`: a stream of requests.
 
-Both are context managers with a thread; what they saw is read after the block.
+And how a test reaches a Service at all.
 """
 
 from __future__ import annotations
@@ -11,110 +11,18 @@ import socket
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-import urllib3
 from deepseek import Client, DeepseekError
 
-from tests.support.cluster import ApiRefused, Space, Wire, eventually, program
+from tests.support.cluster import Space, eventually, program
 
-__all__ = ["Load", "Sample", "Sampler", "answers", "percentile", "reach"]
+__all__ = ["Load", "answers", "ask", "percentile", "reach"]
 
 _GRPC_PORT = 8001
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Replicas and pods of one moment, by model."""
-
-    at: float
-    """Monotonic time, seconds."""
-    replicas: dict[str, int]
-    """``spec.replicas`` of the Deployments."""
-    pods: dict[str, int]
-    """Pods that exist, ending ones included."""
-    ready: dict[str, int]
-    """Pods that are ready and do not end."""
-    writers: dict[str, tuple[str, ...]]
-    """Field managers of ``spec.replicas``."""
-
-
-class Sampler:
-    """Looks at a pipeline's Deployments and pods every 100 ms."""
-
-    def __init__(self, space: Space, pipeline: str, *, every_s: float = 0.1) -> None:
-        self.samples: list[Sample] = []
-        self.missed = 0
-        self._space = space
-        self._selector = f"deepseek.ai/pipeline={pipeline}"
-        self._every_s = every_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sampler")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join(30)
-
-    def changes(self, model: str) -> list[int]:
-        """Values of ``spec.replicas`` in order, without repetitions."""
-        values = [s.replicas[model] for s in self.samples if model in s.replicas]
-        return [v for i, v in enumerate(values) if i == 0 or values[i - 1] != v]
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            started = time.monotonic()
-            try:
-                self.samples.append(self._look(started))
-            except (ApiRefused, urllib3.exceptions.HTTPError, OSError):
-                self.missed += 1
-            self._stop.wait(max(0.0, self._every_s - (time.monotonic() - started)))
-
-    def _look(self, at: float) -> Sample:
-        # Pods first: replicas that are lowered in between are then still counted as pods.
-        pods = self._space.items("Pod", self._selector)
-        deployments = self._space.items("Deployment", self._selector)
-        return Sample(
-            at=at,
-            replicas={_model(d): d["spec"].get("replicas", 1) for d in deployments},
-            pods=dict(Counter(_model(pod) for pod in pods)),
-            ready=dict(Counter(_model(pod) for pod in pods if is_ready(pod))),
-            writers={_model(d): replica_writers(d) for d in deployments},
-        )
-
-
-def replica_writers(deployment: Wire) -> tuple[str, ...]:
-    """Managers that own ``spec.replicas`` of a Deployment."""
-    entries = deployment["metadata"].get("managedFields", ())
-    return tuple(
-        entry["manager"]
-        for entry in entries
-        if "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
-    )
-
-
-def is_ready(pod: Wire) -> bool:
-    """Whether a pod is ready and does not end."""
-    conditions = pod["status"].get("conditions", ())
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return ready and "deletionTimestamp" not in pod["metadata"]
-
-
-def _model(item: Wire) -> str:
-    return str(item["metadata"]["labels"]["deepseek.ai/model"])
 
 
 class Load:

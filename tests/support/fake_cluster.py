@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,12 @@ class FakeCluster:
     """Kinds that must not be listed."""
     replicas_seen: list[int] = field(default_factory=list)
     """``spec.replicas`` of Deployments after every apply."""
+    pods: list[K8sObject] = field(default_factory=list)
+    """Pods of every pipeline."""
+    spare: dict[str, int] = field(default_factory=dict)
+    """Unused devices by resource name."""
+    counts: list[float] = field(default_factory=list)
+    """How old each count of devices might be that was asked for."""
     _uids: Any = field(default_factory=lambda: itertools.count(1))
 
     def put(self, kind: str, name: str, **fields: Any) -> K8sObject:
@@ -84,9 +91,7 @@ class FakeCluster:
     async def list_pipelines(self) -> list[Key]:
         return [("default", name) for name in self.pipelines]
 
-    async def observe(
-        self, pipeline: K8sObject, *, needed: Iterable[ObjectKey], devices: bool
-    ) -> Snapshot:
+    async def observe(self, pipeline: K8sObject, *, needed: Iterable[ObjectKey]) -> Snapshot:
         uid, name = pipeline["metadata"]["uid"], pipeline["metadata"]["name"]
         children, strangers = {}, {}
         for key, item in copy.deepcopy(self.objects).items():
@@ -103,8 +108,15 @@ class FakeCluster:
             autoscalers=tuple(
                 item for (kind, _), item in self.objects.items() if kind.startswith("Horizontal")
             ),
+            pods=tuple(self.pods),
         )
         return Snapshot(observed=observed, refused=self.refused)
+
+    async def spare_devices(
+        self, resources: AbstractSet[str], *, max_age_s: float
+    ) -> Mapping[str, int]:
+        self.counts.append(max_age_s)
+        return {name: self.spare.get(name, 0) for name in resources}
 
     async def find(self, namespace: str, keys: Iterable[ObjectKey]) -> dict[ObjectKey, K8sObject]:
         return {key: copy.deepcopy(self.objects[key]) for key in keys if key in self.objects}
@@ -116,6 +128,8 @@ class FakeCluster:
         live = self.objects.get(key)
         if uid is not None and (live is None or live["metadata"]["uid"] != uid):
             raise Conflict("the uid differs")
+        if uid is None and live is not None:
+            raise Conflict("it exists by now")
         if live is None:
             live = self.put(*key)
         managers = set(live["metadata"].get("replicasOwners", ()))

@@ -18,7 +18,7 @@ import yaml
 from tests.support.apiserver import free_port
 from tests.support.worker import until
 
-__all__ = ["OperatorProcess"]
+__all__ = ["ROOT", "OperatorProcess", "metric_value"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +96,12 @@ class OperatorProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def text(self) -> str:
         """What it logged."""
         return self._log.read_text(errors="replace")
@@ -132,15 +138,23 @@ class OperatorProcess:
         until(healthy, timeout_s=60, what="a healthy operator")
         return self
 
+    def metrics_text(self) -> str:
+        """All its metrics as they are served."""
+        url = f"http://127.0.0.1:{self._metrics}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return str(response.read().decode())
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a metric with these labels."""
-        url = f"http://127.0.0.1:{self._metrics}/metrics"
-        with urllib.request.urlopen(url, timeout=5) as response:
-            lines = response.read().decode().splitlines()
-        wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        samples = [line.rpartition(" ") for line in lines if not line.startswith("#")]
-        return sum(
-            float(value)
-            for sample, _, value in samples
-            if sample.partition("{")[0] == name and all(part in sample for part in wanted)
-        )
+        return metric_value(self.metrics_text(), name, **labels)
+
+
+def metric_value(text: str, name: str, **labels: str) -> float:
+    """The sum of the samples of a metric with these labels in Prometheus' text format."""
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    samples = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return sum(
+        float(value)
+        for sample, _, value in samples
+        if sample.partition("{")[0] == name and all(part in sample for part in wanted)
+    )

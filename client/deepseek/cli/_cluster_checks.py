@@ -27,7 +27,10 @@ _OLDEST: Final = (1, 33)
 _BY_DEFAULT: Final = (1, 35)
 """First release in which that needs no feature gate."""
 _CRD: Final = f"modelpipelines.{GROUP}"
-_INSTALL: Final = "Install the chart: helm install deepseek-operator charts/deepseek-operator"
+_INSTALL: Final = (
+    "Install the chart: helm install deepseek charts/deepseek-operator "
+    "--namespace deepseek-system --create-namespace --set registry=YOUR_REGISTRY"
+)
 _DEVICES: Final = {
     "nvidia.com/gpu": "cuda",
     "amd.com/gpu": "rocm",

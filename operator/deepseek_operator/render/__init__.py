@@ -14,6 +14,7 @@ from deepseek_api.errors import ConfigurationError
 from deepseek_api.v1alpha1.conditions import ConditionReason, ConditionType
 from deepseek_api.v1alpha1.pipeline import ModelPipeline
 
+from deepseek_operator import labels
 from deepseek_operator.config import OperatorConfig
 from deepseek_operator.observed import CHILD_KINDS, K8sObject, Observed
 from deepseek_operator.plan import (
@@ -26,7 +27,7 @@ from deepseek_operator.plan import (
 from deepseek_operator.render import objects
 from deepseek_operator.render.pinning import Pinned, kept, pin
 
-__all__ = ["Rendered", "render"]
+__all__ = ["Rendered", "render", "replaced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,22 @@ def render(
     order = {kind: place for place, kind in enumerate(CHILD_KINDS)}
     found.sort(key=lambda item: order[item["kind"]])
     return Rendered(objects=tuple(found), models=rendered, findings=tuple(findings))
+
+
+def replaced(
+    models: Sequence[ResolvedModel], *, observed: Observed, config: OperatorConfig
+) -> frozenset[str]:
+    """Models whose Deployment gets another pod template by `render`, so that its pods go."""
+    found = set()
+    for model in models:
+        live = observed.child("Deployment", model.deployment)
+        pinned, _ = _pinned(model, observed, config) if live is not None else (None, None)
+        if live is not None and pinned is not None:
+            metadata = live["spec"]["template"].get("metadata") or {}
+            hashed = (metadata.get("labels") or {}).get(labels.TEMPLATE_HASH)
+            if hashed != pinned.template_hash:
+                found.add(model.name)
+    return frozenset(found)
 
 
 def _pinned(

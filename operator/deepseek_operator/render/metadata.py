@@ -71,12 +71,14 @@ def _common(pipeline: K8sObject, component: str) -> dict[str, str]:
 
 def _owner(pipeline: K8sObject) -> dict[str, Any]:
     metadata = pipeline["metadata"]
-    # Deleting a pipeline must not wait for its objects.
+    # Who deletes a pipeline in the foreground waits until its objects are gone; in the background,
+    # which is the default, nobody waits. Clusters that enforce it ask for the permission to update
+    # `modelpipelines/finalizers`.
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "name": metadata["name"],
         "uid": metadata["uid"],
         "controller": True,
-        "blockOwnerDeletion": False,
+        "blockOwnerDeletion": True,
     }

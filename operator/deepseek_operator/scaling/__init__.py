@@ -10,6 +10,7 @@ business.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from deepseek_api.allocation import Allocation, allocate
 from deepseek_api.catalog import Catalog
@@ -23,12 +24,41 @@ from deepseek_operator.scaling.budget import Ceilings, ceilings
 from deepseek_operator.scaling.conflict import conflict
 from deepseek_operator.scaling.demand import Demands, demands_of
 from deepseek_operator.scaling.live import LiveModel, owns_replicas
-from deepseek_operator.scaling.surge import Surges, surges
+from deepseek_operator.scaling.surge import Surges, count_age, surges
 
-__all__ = ["owns_replicas", "plan"]
+__all__ = ["device_count_age", "owns_replicas", "plan"]
 
 _MOVING_RETRY_S = 2.0
 """Replicas that end are watched; this is for an event that got lost."""
+
+
+def device_count_age(
+    models: Sequence[ResolvedModel],
+    *,
+    observed: Observed,
+    config: OperatorConfig,
+    replaced: AbstractSet[str],
+) -> float | None:
+    """How old the count of spare devices may be that `plan` decides by, seconds.
+
+    Args:
+        models: the models with everything filled in.
+        observed: what the cluster holds.
+        config: resource names of devices.
+        replaced: models whose pod template is about to change.
+
+    Returns:
+        0: it has to begin now; None: nothing is decided by it.
+    """
+    ages = (
+        count_age(
+            LiveModel.of(model, observed),
+            replaced=model.name in replaced,
+            resources=config.device_resources,
+        )
+        for model in models
+    )
+    return min((age for age in ages if age is not None), default=None)
 
 
 def plan(

@@ -16,6 +16,7 @@ from deepseek_operator.plan import ResolvedModel
 
 __all__ = [
     "LiveModel",
+    "goes_on_replacing",
     "live_surge",
     "mapping",
     "model_of",
@@ -115,6 +116,13 @@ def replaces_pods(deployment: K8sObject) -> bool:
     status = mapping(deployment.get("status"))
     existing = int(status.get("replicas") or 0)
     return _unseen(deployment) or int(status.get("updatedReplicas") or 0) < existing
+
+
+def goes_on_replacing(deployment: K8sObject) -> bool:
+    """Whether a rollout has all its replicas and pods of an old template among them."""
+    status = mapping(deployment.get("status"))
+    updated, existing = int(status.get("updatedReplicas") or 0), int(status.get("replicas") or 0)
+    return not _unseen(deployment) and updated < replicas_of(deployment) <= existing
 
 
 def model_of(item: K8sObject) -> str | None:

@@ -64,7 +64,8 @@ async def call_everything(cluster: KubeCluster) -> set[str]:
     child = {"metadata": {"namespace": "team", "name": "joint-bert"}}
     await cluster.get_pipeline("team", "joint")
     await cluster.list_pipelines()
-    await cluster.observe(PIPELINE, needed=(), devices=True)
+    await cluster.observe(PIPELINE, needed=())
+    await cluster.spare_devices({"example.com/gpu"}, max_age_s=0)
     await cluster.find("team", [(kind, "joint-bert") for kind in CHILD_KINDS])
     for kind in CHILD_KINDS:
         await cluster.apply({**child, "kind": kind}, manager="test", uid=None)
@@ -75,6 +76,7 @@ async def call_everything(cluster: KubeCluster) -> set[str]:
         "get_pipeline",
         "list_pipelines",
         "observe",
+        "spare_devices",
         "find",
         "apply",
         "delete",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from deepseek_operator.cluster import (
     Unavailable,
 )
 from deepseek_operator.metrics import Metrics
-from deepseek_operator.observed import K8sObject
+from deepseek_operator.observed import K8sObject, ObjectKey
 from deepseek_operator.plan import ModelScale
 
 from tests.support.fake_cluster import Call, FakeCluster
@@ -56,7 +57,7 @@ def hpa(maximum: int = 5) -> K8sObject:
 def run(cluster: FakeCluster, objects: list[K8sObject], *, handover: int | None = None) -> Applied:
     async def scenario() -> Applied:
         needed = [("Deployment", "p-m")]
-        snapshot = await cluster.observe(PIPELINE, needed=needed, devices=False)
+        snapshot = await cluster.observe(PIPELINE, needed=needed)
         scale = ModelScale(model="m", replicas=None, handover=handover)
         return await apply_objects(
             cluster, snapshot, objects=objects, scales={"m": scale}, metrics=Metrics()
@@ -189,6 +190,26 @@ def test_an_object_of_somebody_else_is_never_touched(
     [finding] = applied.findings
     assert finding.reason is ConditionReason.FOREIGN_OBJECT
     assert set(applied.observed.strangers) == {(kind, "p-m")}
+
+
+class Racing(FakeCluster):
+    """Somebody else creates a Service after it was looked for."""
+
+    async def find(self, namespace: str, keys: Iterable[ObjectKey]) -> dict[ObjectKey, K8sObject]:
+        found = await super().find(namespace, keys)
+        self.put("Service", "p-m", spec={"theirs": True})
+        return found
+
+
+def test_an_object_that_appears_after_it_was_looked_for_is_not_taken_over() -> None:
+    cluster = Racing()
+    applied = run(cluster, [child("Service"), deployment(2)])
+    theirs = cluster.objects["Service", "p-m"]
+    assert theirs["spec"] == {"theirs": True}
+    assert "ownerReferences" not in theirs["metadata"]
+    assert applied.retry
+    applied = run(cluster, [child("Service"), deployment(2)])
+    assert [finding.reason for finding in applied.findings] == [ConditionReason.FOREIGN_OBJECT]
 
 
 def test_an_own_object_without_its_label_is_recognised_by_its_owner(cluster: FakeCluster) -> None:

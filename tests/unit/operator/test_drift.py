@@ -123,6 +123,10 @@ def _owner(live: dict[str, Any]) -> None:
     del live["metadata"]["ownerReferences"]
 
 
+def _owner_that_does_not_wait(live: dict[str, Any]) -> None:
+    live["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = False
+
+
 def _arguments(live: dict[str, Any]) -> None:
     worker_of(live)["securityContext"]["capabilities"]["drop"].append("NET_RAW")
 
@@ -136,7 +140,18 @@ def _flag(live: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [_image, _mount, _selector, _label, _owner, _arguments, _port, _flag]
+    "damage",
+    [
+        _image,
+        _mount,
+        _selector,
+        _label,
+        _owner,
+        _owner_that_does_not_wait,
+        _arguments,
+        _port,
+        _flag,
+    ],
 )
 def test_a_change_of_what_was_applied_is_a_difference(
     damage: Callable[[dict[str, Any]], None],

@@ -97,10 +97,24 @@ def test_notes_say_what_changed() -> None:
     assert event.note == "bert: Pod p: it ends again and again."
 
 
-def test_a_note_is_never_longer_than_the_server_takes() -> None:
-    long = condition("Degraded", "True", "CrashLoop", "x" * 5000)
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("x" * 5000, "x" * 1015), ("é" * 5000, "é" * 507), ("日本" * 2000, "日本" * 169)],
+    ids=["one byte", "two bytes", "three bytes"],
+)
+def test_a_note_has_at_most_the_bytes_that_the_server_takes(text: str, kept: str) -> None:
+    long = condition("Degraded", "True", "CrashLoop", text)
     (event,) = transitions(state(), state(model=(long,)), PIPELINE)
-    assert len(event.note) == 1024
+    assert event.note == f"bert: {kept}…"
+    assert len(event.note.encode()) <= 1024
+
+
+def test_a_note_of_as_many_bytes_as_the_server_takes_is_not_cut() -> None:
+    full = "é" * 509
+    (event,) = transitions(
+        state(), state(model=(condition("Degraded", "True", "CrashLoop", full),)), PIPELINE
+    )
+    assert event.note == f"bert: {full}"
 
 
 def test_no_status_before_is_no_failure() -> None:

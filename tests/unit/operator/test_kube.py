@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp import web
 from deepseek_operator import kube, labels
 from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
+    NotFound,
     Rejected,
     ServerFault,
     Throttled,
+    Unauthorized,
     Unavailable,
 )
 from deepseek_operator.kube import KubeCluster, connect
@@ -93,7 +94,7 @@ def against(
         await site.start()
         port = runner.addresses[0][1]
         config = folder / "kubeconfig"
-        config.write_text(yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{port}")))
+        config.write_text(kubeconfig(f"http://127.0.0.1:{port}"))
         monkeypatch.setenv("KUBECONFIG", str(config))
         try:
             async with KubeCluster(await connect(), namespaces=namespaces) as cluster:
@@ -104,15 +105,15 @@ def against(
     return asyncio.run(run())
 
 
-def kubeconfig(url: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "c", "user": {"token": "s3cret"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-    }
+def kubeconfig(url: str) -> str:
+    return f"""
+apiVersion: v1
+kind: Config
+current-context: c
+clusters: [{{name: c, cluster: {{server: "{url}"}}}}]
+users: [{{name: c, user: {{token: s3cret}}}}]
+contexts: [{{name: c, context: {{cluster: c, user: c}}}}]
+"""
 
 
 @pytest.fixture
@@ -141,9 +142,14 @@ BODY = {
 }
 
 
-@pytest.mark.parametrize("uid", [None, "u-1"], ids=["new", "existing"])
-def test_apply_is_a_forced_server_side_apply_bound_to_the_uid(
-    run: Callable[..., Any], server: Server, uid: str | None
+@pytest.mark.parametrize(
+    ("uid", "precondition"),
+    # Nothing has version 1: etcd counts it before the first write.
+    [(None, {"resourceVersion": "1"}), ("u-1", {"uid": "u-1"})],
+    ids=["new", "existing"],
+)
+def test_apply_is_a_forced_server_side_apply_to_this_object_or_to_none(
+    run: Callable[..., Any], server: Server, uid: str | None, precondition: dict[str, str]
 ) -> None:
     path = "/apis/apps/v1/namespaces/team/deployments/p-m"
     server.answers["PATCH", path] = BODY
@@ -152,8 +158,8 @@ def test_apply_is_a_forced_server_side_apply_bound_to_the_uid(
     assert request.headers["Content-Type"] == "application/apply-patch+yaml"
     assert request.query == {"fieldManager": "me", "force": "true"}
     assert request.headers["Authorization"] == "Bearer s3cret"
-    metadata = BODY["metadata"] if uid is None else {**BODY["metadata"], "uid": uid}  # type: ignore[dict-item]
-    assert request.body == {**BODY, "metadata": metadata}
+    metadata: Any = BODY["metadata"]
+    assert request.body == {**BODY, "metadata": {**metadata, **precondition}}
 
 
 def test_delete_names_the_uid_and_takes_an_absent_object_for_deleted(
@@ -184,10 +190,11 @@ def test_status_is_a_merge_patch_of_the_subresource_bound_to_the_uid(
     [
         (400, Rejected),
         (403, Rejected),
+        (404, NotFound),
         (409, Conflict),
         (422, Rejected),
         (429, Throttled),
-        (401, Unavailable),
+        (401, Unauthorized),
         (500, ServerFault),
         (503, Unavailable),
         (504, Unavailable),
@@ -273,7 +280,7 @@ def test_children_are_told_from_strangers_by_the_uid_of_their_controller(
     }  # fmt: skip
     server.answers["GET", object_path("Deployment", "team", "p-d")] = refusal(404, "not found")
     needed = [("Deployment", f"p-{name}") for name in "abcd"]
-    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=needed, devices=False))
+    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=needed))
     assert set(snapshot.observed.children) == {("Deployment", "p-a"), ("Deployment", "p-c")}
     assert set(snapshot.observed.strangers) == {("Deployment", "p-b")}
     assert snapshot.observed.children["Deployment", "p-a"]["apiVersion"] == "apps/v1"
@@ -282,7 +289,7 @@ def test_children_are_told_from_strangers_by_the_uid_of_their_controller(
 def test_children_are_listed_by_label_and_autoscalers_without(
     run: Callable[..., Any], server: Server
 ) -> None:
-    run(lambda cluster: cluster.observe(PIPELINE, needed=(), devices=False))
+    run(lambda cluster: cluster.observe(PIPELINE, needed=()))
     selectors = {request.path: request.query.get("labelSelector") for request in server.requests}
     for kind in (*CHILD_KINDS, "Pod"):
         expected = None if kind == "HorizontalPodAutoscaler" else f"{labels.PIPELINE}=p"
@@ -296,9 +303,7 @@ def test_a_kind_that_must_not_be_listed_hides_no_other(
     server.answers["GET", collection_path("Deployment", "team")] = {
         "items": [item("p-a", owners=MINE)]
     }
-    snapshot = run(
-        lambda cluster: cluster.observe(PIPELINE, needed=[("Service", "p-a")], devices=False)
-    )
+    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=[("Service", "p-a")]))
     assert snapshot.refused == {"Service": "services forbidden"}
     assert set(snapshot.observed.children) == {("Deployment", "p-a")}
     assert server.seen("GET", object_path("Service", "team", "p-a")) == []
@@ -317,46 +322,63 @@ def test_warnings_are_read_only_while_a_pod_is_not_ready(
         "items": [item("p-a", owners=MINE)]
     }
     server.answers["GET", collection_path("Pod", "team")] = {"items": [pod("p-a-1", ready=ready)]}
-    about = [("Pod", "p-a-1"), ("Pod", "else"), ("ReplicaSet", "p-a-6f"), ("ReplicaSet", "q-6f")]
     server.answers["GET", collection_path("CoreEvent", "team")] = {
-        "items": [{"involvedObject": {"kind": kind, "name": name}} for kind, name in about]
+        "items": [{"involvedObject": {"kind": "Pod", "name": name}} for name in ("p-a-1", "else")]
     }
-    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=(), devices=False))
+    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=()))
     found = [event["involvedObject"]["name"] for event in snapshot.observed.events]
-    assert found == ([] if ready else ["p-a-1", "p-a-6f"])
+    assert found == ([] if ready else ["p-a-1"])
+
+
+def test_a_warning_is_found_behind_any_number_of_others(
+    run: Callable[..., Any], server: Server
+) -> None:
+    def page(request: Request) -> dict[str, Any]:
+        assert request.query["fieldSelector"] == "type=Warning,involvedObject.kind=Pod"
+        number = int(request.query.get("continue", "0"))
+        name = "p-a-1" if number == 3 else "else"
+        about = {"kind": "Pod", "name": name}
+        return {
+            "items": [{"involvedObject": about}],
+            "metadata": {"continue": str(number + 1) if number < 3 else ""},
+        }
+
+    server.answers["GET", collection_path("Pod", "team")] = {"items": [pod("p-a-1", ready=False)]}
+    server.answers["GET", collection_path("CoreEvent", "team")] = page
+    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=()))
+    assert [event["involvedObject"]["name"] for event in snapshot.observed.events] == ["p-a-1"]
 
 
 def node(name: str, gpus: int) -> dict[str, Any]:
-    return item(
-        name,
-        status={
-            "allocatable": {"nvidia.com/gpu": str(gpus), "cpu": "8"},
-            "conditions": [{"type": "Ready", "status": "True"}],
-        },
+    ready = [{"type": "Ready", "status": "True"}]
+    return item(name, status={"allocatable": {"nvidia.com/gpu": str(gpus)}, "conditions": ready})
+
+
+def test_devices_are_counted_from_nodes_and_the_pods_on_them_that_have_not_ended(
+    run: Callable[..., Any], server: Server
+) -> None:
+    server.answers["GET", collection_path("Node", None)] = {"items": [node("a", 4)]}
+    used = {"containers": [{"resources": {"requests": {"nvidia.com/gpu": "3"}}}], "nodeName": "a"}
+    server.answers["GET", collection_path("Pod", None)] = {"items": [item("x", spec=used)]}
+    spare = run(lambda cluster: cluster.spare_devices({"nvidia.com/gpu"}, max_age_s=0))
+    assert spare == {"nvidia.com/gpu": 1}
+    [request] = server.seen("GET", collection_path("Pod", None))
+    assert request.query["fieldSelector"] == (
+        "spec.nodeName=a,status.phase!=Succeeded,status.phase!=Failed"
     )
 
 
-def test_spare_devices_are_the_most_that_one_node_has_left(
-    run: Callable[..., Any], server: Server
-) -> None:
-    server.answers["GET", collection_path("Node", None)] = {"items": [node("a", 4), node("b", 2)]}
-    used = {"containers": [{"resources": {"requests": {"nvidia.com/gpu": "3"}}}], "nodeName": "a"}
-    server.answers["GET", collection_path("Pod", None)] = {"items": [item("x", spec=used)]}
-    snapshot = run(lambda cluster: cluster.observe(PIPELINE, needed=(), devices=True))
-    assert snapshot.observed.spare_devices == {"nvidia.com/gpu": 2}
-
-
-@pytest.mark.parametrize("why", ["forbidden", "namespaced", "not asked for"])
-def test_spare_devices_are_unknown_when_nodes_may_not_be_seen(
+@pytest.mark.parametrize("why", ["forbidden", "namespaced"])
+def test_there_are_no_spare_devices_where_nodes_may_not_be_seen(
     run: Callable[..., Any], server: Server, why: str
 ) -> None:
     if why == "forbidden":
         server.answers["GET", collection_path("Node", None)] = refusal(403, "no nodes for you")
-    snapshot = run(
-        lambda cluster: cluster.observe(PIPELINE, needed=(), devices=why != "not asked for"),
+    spare = run(
+        lambda cluster: cluster.spare_devices({"nvidia.com/gpu"}, max_age_s=0),
         namespaces=("team",) if why == "namespaced" else (),
     )
-    assert snapshot.observed.spare_devices is None
+    assert spare == {}
 
 
 @pytest.mark.parametrize("present", [True, False])

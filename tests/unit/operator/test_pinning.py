@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from deepseek_operator import labels
 from deepseek_operator.config import DrainSettings
+from deepseek_operator.drift import differs
 from deepseek_operator.observed import K8sObject
 from deepseek_operator.render import Rendered
 
@@ -72,6 +73,16 @@ def test_these_edits_of_the_model_restart_nothing(case: str) -> None:
     before = installation.rendered(raw)
     after = replace(installation, config=NEWER).rendered(one_model(**KEEPS[case]))
     assert template(after) == template(before)
+
+
+def test_an_owner_reference_of_an_older_release_is_repaired_and_restarts_nothing() -> None:
+    raw, installation = raw_and_installation()
+    live = installation.child("Deployment", NAME)
+    live["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = False
+    after = find(installation.holding(live).rendered(raw), "Deployment", NAME)
+    assert differs(after, live)
+    assert after["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] is True
+    assert after["spec"]["template"] == live["spec"]["template"]
 
 
 @pytest.mark.parametrize("source", [None, {"uri": "oci://example.com/bert:1"}])

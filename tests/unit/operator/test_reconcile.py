@@ -11,12 +11,14 @@ from deepseek_api.catalog import builtin_catalog
 from deepseek_operator.cluster import (
     ClusterError,
     Conflict,
+    NotFound,
     Rejected,
     ServerFault,
     Throttled,
     Unavailable,
 )
 from deepseek_operator.config import OperatorConfig
+from deepseek_operator.labels import MODEL as MODEL_LABEL
 from deepseek_operator.metrics import Metrics
 from deepseek_operator.reconcile import Clock, Reconciler, merge_patch
 from deepseek_operator.workqueue import Outcome
@@ -48,7 +50,9 @@ class World:
         self.seconds = 1000.0
         self.reconciler = Reconciler(
             cluster=self.cluster,
-            config=OperatorConfig(images={"cpu": "registry.example/worker:1"}),
+            config=OperatorConfig(
+                images={kind: f"registry.example/{kind}:1" for kind in ("cpu", "cuda")}
+            ),
             catalog=builtin_catalog,
             clock=Clock(
                 monotonic=lambda: self.seconds,
@@ -57,9 +61,9 @@ class World:
             metrics=self.metrics,
         )
 
-    def run(self) -> Outcome:
+    def run(self, key: tuple[str, str] = KEY) -> Outcome:
         self.seconds += 1
-        return asyncio.run(self.reconciler.reconcile(KEY))
+        return asyncio.run(self.reconciler.reconcile(key))
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self.cluster.pipelines["p"].get("status", {})
@@ -193,6 +197,18 @@ def test_what_may_work_later_is_tried_again(
     assert not world.run().failed
 
 
+def test_a_pipeline_that_is_deleted_during_a_look_is_no_failure(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.cluster.put_pipeline(manifest())
+    world.cluster.failures["status", "ModelPipeline"] = NotFound("modelpipelines 'p' not found")
+    assert not world.run().failed
+    assert world.cluster.events == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    del world.cluster.pipelines["p"]
+    assert world.run() == Outcome()
+
+
 def test_a_throttling_server_gets_the_wait_that_it_asks_for(world: World) -> None:
     world.cluster.put_pipeline(manifest())
     world.cluster.failures["apply", "Deployment"] = Throttled("slow", retry_after_s=9)
@@ -227,14 +243,102 @@ def test_a_defect_is_counted_and_tried_again(world: World, monkeypatch: pytest.M
     assert world.result("error") == 1
 
 
-def test_while_replicas_are_missing_a_pipeline_is_looked_at_again_with_growing_pauses(
-    world: World,
-) -> None:
+def set_up(world: World) -> World:
+    """A replica that is on its node and has not started."""
+    world.cluster.pods = [
+        {
+            "metadata": {"name": "p-m-1", "labels": {MODEL_LABEL: "m"}},
+            "spec": {"nodeName": "n"},
+            "status": {"phase": "Pending"},
+        }
+    ]
+    return world
+
+
+def waits_of(world: World, *, seconds: float) -> dict[float, float]:
+    """The waits until the next look, by the time since the first one."""
+    waits, started = {}, world.seconds
+    while world.seconds - started < seconds:
+        wait = world.run().requeue_after_s or 99
+        waits[world.seconds - started] = wait
+        world.seconds += wait
+    return waits
+
+
+def test_many_events_do_not_make_the_look_for_causes_come_later(world: World) -> None:
+    set_up(world).cluster.put_pipeline(manifest())
+    waits = [world.run().requeue_after_s or 99 for _ in range(120)]
+    assert waits[0] == 2
+    assert max(waits) <= 5
+
+
+def test_while_a_replica_is_set_up_the_pauses_between_looks_grow_with_time(world: World) -> None:
+    set_up(world).cluster.put_pipeline(manifest())
+    waits = waits_of(world, seconds=3600)
+    assert list(waits.values()) == sorted(waits.values())
+    assert all(wait <= 5 for age, wait in waits.items() if age <= 300)
+    assert next(wait for age, wait in waits.items() if age > 1900) == 30
+
+
+def test_while_events_cannot_tell_anything_the_looks_soon_become_rare(world: World) -> None:
     world.cluster.put_pipeline(manifest())
-    waits = [world.run().requeue_after_s or 0.0 for _ in range(12)]
-    assert waits == sorted(waits)
-    assert waits[0] <= 2
-    assert waits[-1] == 30
+    waits = waits_of(world, seconds=300)
+    assert list(waits.values()) == sorted(waits.values())
+    assert next(iter(waits.values())) == 2
+    assert len(waits) < 20
+    assert next(wait for age, wait in waits.items() if age > 70) == 30
+
+
+def test_another_status_brings_the_short_pauses_back(world: World) -> None:
+    set_up(world).cluster.put_pipeline(manifest())
+    world.run()
+    world.seconds += 3600
+    assert world.run().requeue_after_s == 30
+    world.cluster.failures["apply", "Service"] = Rejected("quota exceeded")
+    world.cluster.objects.pop(("Service", "p-m"))
+    assert world.run().requeue_after_s == 2
+    assert world.run().requeue_after_s == 2
+
+
+def test_many_pipelines_share_the_looks_for_causes(world: World) -> None:
+    set_up(world)
+    for number in range(40):
+        world.cluster.put_pipeline({**manifest(), "metadata": {"name": f"p{number}"}})
+        outcome = world.run((KEY[0], f"p{number}"))
+        world.cluster.objects.clear()
+    assert outcome.requeue_after_s == 8
+
+
+GPU_MODEL = {**MODEL, "device": "cuda"}
+
+
+def at_rest(world: World) -> dict[str, Any]:
+    """The Deployment, once its controller has done its work."""
+    live = world.cluster.objects["Deployment", "p-m"]
+    live["status"] = {"replicas": 2, "updatedReplicas": 2}
+    return live
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_devices_are_counted_at_the_moment_in_which_a_template_changes(
+    world: World, spare: int
+) -> None:
+    world.cluster.put_pipeline(manifest(GPU_MODEL))
+    world.run()
+    before = at_rest(world)["spec"]["template"]
+    world.run()
+    assert world.cluster.counts == []
+    world.cluster.spare = {"nvidia.com/gpu": spare}
+    world.cluster.put_pipeline(manifest({**GPU_MODEL, "batching": {"maxBatchSize": 4}}))
+    world.run()
+    assert world.cluster.counts == [0]
+    after = world.cluster.objects["Deployment", "p-m"]["spec"]
+    assert after["template"] != before
+    assert after["strategy"]["rollingUpdate"] == {"maxSurge": spare, "maxUnavailable": 1 - spare}
+    at_rest(world)
+    world.run()
+    assert world.cluster.counts == [0]
+    assert world.cluster.objects["Deployment", "p-m"]["spec"]["strategy"] == after["strategy"]
 
 
 def test_a_deployment_leads_to_the_pipeline_that_needs_it(world: World) -> None:

@@ -256,6 +256,8 @@ def test_objects_come_in_the_order_of_applying_and_belong_to_the_pipeline() -> N
             "shop",
             True,
         )
+        # Who deletes in the foreground waits for these, and only for these.
+        assert owner["blockOwnerDeletion"] is True
         assert one["metadata"]["labels"][labels.MANAGED_BY] == labels.OPERATOR_NAME
 
 

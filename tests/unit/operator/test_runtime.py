@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,8 @@ from deepseek_operator.config import OperatorConfig
 from deepseek_operator.labels import PIPELINE
 from deepseek_operator.liveness import STALLED_S, Liveness, Unhealthy, WatchedPaths
 from deepseek_operator.resources import WATCHED_KINDS, collection_path
-from deepseek_operator.runtime import Runtime
-from deepseek_operator.workqueue import WorkQueue
+from deepseek_operator.runtime import Runtime, resync_offset
+from deepseek_operator.workqueue import Outcome, WorkQueue
 
 from tests.support.fake_cluster import FakeCluster
 from tests.unit.operator.test_reconcile import manifest
@@ -62,6 +63,56 @@ def test_an_object_leads_to_its_pipeline(
     assert runtime.key_of(body) == key
     runtime.changed(body)
     assert runtime.queue.take() == key
+
+
+PERIOD_S = 600.0
+KEYS = [("default", f"p{number}") for number in range(500)]
+
+
+def resynced(*, waits: list[float]) -> dict[tuple[str, str], list[float]]:
+    """When each of the pipelines is looked at, if they are listed again after these waits."""
+    now = 0.0
+    queue = WorkQueue(lambda: now)
+    looks: dict[tuple[str, str], list[float]] = {key: [] for key in KEYS}
+    lists = [sum(waits[:number]) for number in range(len(waits) + 1)]
+    while lists or queue.next_due() is not None:
+        now = min(time for time in (*lists[:1], queue.next_due()) if time is not None)
+        if lists and lists[0] <= now:
+            lists.pop(0)
+            for key in KEYS:
+                queue.add(key, after_s=resync_offset(key, PERIOD_S))
+        while taken := queue.take():
+            looks[taken].append(now)
+            queue.finish(taken, Outcome())
+    return looks
+
+
+def test_a_resync_is_spread_evenly_over_its_whole_period() -> None:
+    times = [first for first, *_ in resynced(waits=[]).values()]
+    assert 0 <= min(times) <= max(times) < PERIOD_S
+    for start in range(0, 540, 60):
+        assert 25 <= sum(start <= time < start + 60 for time in times) <= 90
+
+
+@pytest.mark.parametrize("wait", [0.9, 1.0, 1.1])
+def test_between_two_resyncs_of_a_pipeline_lies_one_period(wait: float) -> None:
+    looks = resynced(waits=[wait * PERIOD_S] * 3)
+    for times in looks.values():
+        assert len(times) == 4
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        assert gaps == pytest.approx([wait * PERIOD_S] * 3)
+
+
+def test_a_resync_that_waits_for_its_time_is_not_stuck() -> None:
+    world = World().watch_all()
+    for key in KEYS:
+        world.queue.add(key, after_s=resync_offset(key, PERIOD_S))
+    while world.queue.next_due() is not None:
+        world.now = max(world.now, world.queue.next_due() or 0.0)
+        world.liveness.resync_turned()
+        world.liveness.check()
+        if taken := world.queue.take():
+            world.queue.finish(taken, Outcome())
 
 
 class World:

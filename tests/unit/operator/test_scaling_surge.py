@@ -9,6 +9,7 @@ import pytest
 from deepseek_api.v1alpha1.pipeline import ModelPipeline
 from deepseek_operator.config import OperatorConfig
 from deepseek_operator.observed import K8sObject
+from deepseek_operator.scaling import device_count_age
 
 from tests.support.scaling import (
     decide,
@@ -17,6 +18,7 @@ from tests.support.scaling import (
     observe,
     pipeline,
     pods,
+    resolve,
     unschedulable,
 )
 
@@ -75,6 +77,101 @@ def test_a_gpu_model_surges_only_if_one_node_has_its_devices(
     assert surge(roomy, live, spare=spare) == {"a": expected}
     full = pipeline(model, budget={"gpus": 2})
     assert surge(full, live, spare=spare) == {"a": 0}
+
+
+@pytest.mark.parametrize("live", [0, 1])
+def test_without_a_count_of_devices_a_model_at_rest_keeps_its_strategy(live: int) -> None:
+    wanted = pipeline(fixed("a", 1, device="cuda"))
+    resting = deployment("a", 1, gpus=1, surge=live)
+    assert surge(wanted, resting, spare=None) == {"a": live}
+    full = pipeline(fixed("a", 1, device="cuda"), budget={"gpus": 1})
+    assert surge(full, resting, spare=None) == {"a": 0}
+
+
+MIDWAY = {"updatedReplicas": 1, "replicas": 3}
+BEFORE_THE_LAST = {"updatedReplicas": 3, "replicas": 3}
+
+
+def placed(name: str, count: int) -> list[K8sObject]:
+    found = pods(name, running=count, gpus=1)
+    for pod in found:
+        pod["spec"] = {**pod["spec"], "nodeName": "n"}
+    return found
+
+
+WAITING = pods("a", running=1, phase="Pending")
+ENDING = [{**pod, "spec": {"nodeName": "n"}} for pod in pods("a", ending=1)]
+GAINS: dict[str, tuple[dict[str, int], list[K8sObject], Mapping[str, int] | None, int]] = {
+    "a device became free": (MIDWAY, placed("a", 3), {GPU: 1}, 1),
+    "no device is free": (MIDWAY, placed("a", 3), {GPU: 0}, 0),
+    "devices were not counted": (MIDWAY, placed("a", 3), None, 0),
+    "its own replica is about to take it": (MIDWAY, placed("a", 2) + WAITING, {GPU: 1}, 0),
+    "an old replica still ends": (MIDWAY, placed("a", 3) + ENDING, {GPU: 1}, 1),
+    "a replica is not made yet": (MIDWAY, placed("a", 2), {GPU: 1}, 0),
+    "nothing old is left": (BEFORE_THE_LAST, placed("a", 3), {GPU: 1}, 0),
+    "its controller has not looked yet": ({"observedGeneration": 0}, placed("a", 3), {GPU: 1}, 0),
+}
+
+
+@pytest.mark.parametrize("case", GAINS)
+def test_a_rollout_that_began_without_a_spare_device_takes_the_next_one(case: str) -> None:
+    status, replicas, spare, expected = GAINS[case]
+    rolling = deployment("a", 3, gpus=1, status=status)
+    wanted = pipeline(fixed("a", 3, device="cuda"))
+    if case == "nothing old is left":
+        rolling["status"]["replicas"] = 4
+    assert surge(wanted, rolling, pods=replicas, spare=spare) == {"a": expected}
+
+
+def test_a_device_that_became_free_needs_room_in_the_budget_as_well() -> None:
+    rolling = deployment("a", 3, gpus=1, status=MIDWAY)
+    model = fixed("a", 3, device="cuda")
+    for budget, expected in ((3, 0), (4, 1)):
+        wanted = pipeline(model, budget={"gpus": budget})
+        found = surge(wanted, rolling, pods=placed("a", 3), spare={GPU: 1})
+        assert found == {"a": expected}
+
+
+def test_a_rollout_without_a_spare_device_looks_for_one_again() -> None:
+    rolling = deployment("a", 3, gpus=1, status=MIDWAY)
+    wanted = pipeline(fixed("a", 3, device="cuda"))
+    plan = decide(wanted, observe(rolling, pods=placed("a", 3), spare={GPU: 0}))
+    assert plan.requeue_after_s == 5
+    plan = decide(wanted, observe(deployment("a", 3, gpus=1), spare={GPU: 0}))
+    assert plan.requeue_after_s is None
+
+
+RESTING = deployment("a", 3, gpus=1)
+ROLLING_ON = deployment("a", 3, gpus=1, status=MIDWAY)
+AGES: dict[str, tuple[dict[str, Any], K8sObject | None, set[str], float | None]] = {
+    "about to be replaced": ({"device": "cuda"}, RESTING, {"a"}, 0.0),
+    "at rest": ({"device": "cuda"}, RESTING, set(), None),
+    "about to be made": ({"device": "cuda"}, None, set(), None),
+    "without replicas": ({"device": "cuda"}, deployment("a", 0, gpus=1), {"a"}, None),
+    "without devices": ({"device": "cpu"}, RESTING, {"a"}, None),
+    "of a device without a resource": ({"device": "rocm"}, RESTING, {"a"}, None),
+    "rolling out without a surge": ({"device": "cuda"}, ROLLING_ON, set(), 2.0),
+    "rolling out with a surge": (
+        {"device": "cuda"},
+        deployment("a", 3, gpus=1, surge=1, status=MIDWAY),
+        set(),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AGES)
+def test_devices_are_counted_only_where_they_decide(case: str) -> None:
+    fields, live, replaced, expected = AGES[case]
+    wanted = pipeline(fixed("a", 3, **fields))
+    children = [live] if live is not None else []
+    age = device_count_age(
+        resolve(wanted),
+        observed=observe(*children, pods=placed("a", 3)),
+        config=OperatorConfig(),
+        replaced=replaced,
+    )
+    assert age == expected
 
 
 def test_devices_that_have_no_resource_name_are_never_short() -> None:
