@@ -27,6 +27,18 @@ from deepseek._auto_precision import read_policies
 from deepseek._here import port_is_free, require_device
 from deepseek._resolve import Wanted, check_precision, resolve
 
+__all__ = [
+    "LocalModel",
+    "LogFormat",
+    "LogLevel",
+    "ServeOptions",
+    "WorkerReport",
+    "check_ports",
+    "device_shares",
+    "local_models",
+    "serve",
+]
+
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 

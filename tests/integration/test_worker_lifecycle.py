@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from deepseek import Client
+from deepseek_protos import inference_pb2 as pb
 from deepseek_protos import inference_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -213,12 +214,52 @@ def test_a_model_that_cannot_load_is_reported_while_the_others_serve(
         assert str(refusal.value.details()).startswith("The model 'lost' is not served: ")
         assert str(tmp_path) not in str(refusal.value.details())
 
-        health = health_pb2_grpc.HealthStub(channel)
+        assert served_by(channel, "", "echo", "lost") == [NOT_SERVING, SERVING, NOT_SERVING]
+
+
+def test_a_model_that_loads_and_cannot_run_is_never_ready(tmp_path: Path, echo: Path) -> None:
+    models = [model("echo", echo), model("failing", bundles.write_failing(tmp_path / "failing"))]
+    with WorkerProcess(tmp_path, models) as worker, worker.channel() as channel:
+        until(lambda: worker.get("/startupz")[0] == 200, what="every model is settled")
+        status, body = worker.get("/readyz")
+        found: dict[str, Any] = json.loads(body)["models"]
+        assert (status, found["echo"]["state"]) == (503, "READY")
+        assert found["failing"]["state"] == "FAILED"
+        assert found["failing"]["reason"]
+        assert "out of data bounds" in found["failing"]["message"], "the runtime's own reason"
+        assert served_by(channel, "", "echo", "failing") == [NOT_SERVING, SERVING, NOT_SERVING]
+
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert not stub.ServerReady(pb.ServerReadyRequest(), timeout=20).ready
+        assert not stub.ModelReady(pb.ModelReadyRequest(name="failing"), timeout=20).ready
+        assert stub.ModelInfer(echo_request(), timeout=20).outputs
         states = {
-            name: health.Check(health_pb2.HealthCheckRequest(service=name), timeout=20).status
-            for name in ("", "echo", "lost")
+            log["model"]: log["state"] for log in worker.logs if log["message"] == "a model settled"
         }
-        assert states == {"": NOT_SERVING, "echo": SERVING, "lost": NOT_SERVING}
+        assert states == {"echo": "READY", "failing": "FAILED"}
+
+
+def test_a_model_whose_probe_is_refused_is_never_ready(tmp_path: Path, echo: Path) -> None:
+    # The engine runs it well; only the inference through the worker's own socket shows the fault.
+    limits = {"max_message_bytes": 64}
+    with (
+        WorkerProcess(tmp_path, [model("echo", echo)], limits=limits) as worker,
+        worker.channel() as channel,
+    ):
+        until(lambda: worker.get("/startupz")[0] == 200, what="every model is settled")
+        status, body = worker.get("/readyz")
+        found = json.loads(body)["models"]["echo"]
+        assert (status, found["state"], found["reason"]) == (503, "FAILED", "ProbeFailed")
+        assert "larger than max" in found["message"]
+        assert served_by(channel, "", "echo") == [NOT_SERVING, NOT_SERVING]
+        assert worker.wait_log("a model settled")["state"] == "FAILED"
+
+
+def served_by(channel: grpc.Channel, *names: str) -> list[int]:
+    """What the health service says of each name."""
+    health = health_pb2_grpc.HealthStub(channel)
+    requests = [health_pb2.HealthCheckRequest(service=name) for name in names]
+    return [health.Check(request, timeout=20).status for request in requests]
 
 
 def test_text_logs_are_for_people(tmp_path: Path, echo: Path) -> None:

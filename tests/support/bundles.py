@@ -19,6 +19,7 @@ builder               task                    what it computes
                                               the number of rows)
 `write_picky`         tensors                 ``OUT = table[IN]``, INT64 ``[-1,1]`` to FP32
                                               ``[-1,1]``; a value outside -4..3 raises at run time
+`write_failing`       tensors                 loads, and raises at run time whatever the input is
 `write_embedding`     text-embedding          words `WORDS`, 8 numbers, mean pooling, length 1
 `write_classifier`    image-classification    16 x 16 pictures; labels red, green and blue: the
                                               strongest mean channel has the best score
@@ -244,6 +245,24 @@ def write_picky(folder: Path, *, name: str = "picky") -> Path:
     outputs: list[Spec] = [("OUT", "FP32", (-1, 1))]
     nodes = [helper.make_node("Gather", ["table", "IN"], ["OUT"])]
     constants = {"table": np.array([10, 11, 12, 13], dtype=np.float32)}
+    parts = BundleParts(task="tensors", inputs=inputs, outputs=outputs)
+    return write_bundle(folder, _model(nodes, inputs, outputs, constants), parts, name=name)
+
+
+def write_failing(folder: Path, *, name: str = "failing") -> Path:
+    """``OUT = table[IN * 0 + 9]`` of a table of four: every run raises, no load does."""
+    inputs: list[Spec] = [("IN", "INT64", (-1, 1))]
+    outputs: list[Spec] = [("OUT", "FP32", (-1, 1))]
+    nodes = [
+        helper.make_node("Mul", ["IN", "zero"], ["none"]),
+        helper.make_node("Add", ["none", "nine"], ["outside"]),
+        helper.make_node("Gather", ["table", "outside"], ["OUT"]),
+    ]
+    constants = {
+        "table": np.array([10, 11, 12, 13], dtype=np.float32),
+        "zero": np.int64(0),
+        "nine": np.int64(9),
+    }
     parts = BundleParts(task="tensors", inputs=inputs, outputs=outputs)
     return write_bundle(folder, _model(nodes, inputs, outputs, constants), parts, name=name)
 

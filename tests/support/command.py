@@ -131,9 +131,17 @@ class Serve:
 
         return str(until(found, timeout_s=40, what="the address of the server"))
 
-    def wait_line(self, text: str) -> None:
+    def wait_line(self, text: str, *, timeout_s: float = 40) -> None:
         """Wait until something was printed to standard output."""
-        until(lambda: text in "".join(self.out), timeout_s=40, what=f"the line {text!r}")
+
+        def found() -> bool:
+            ended = self._process.poll() is not None and not self._readers[0].is_alive()
+            printed = "".join(self.out)
+            if ended and text not in printed:
+                raise AssertionError(f"serve ended: {printed}{''.join(self.err)}")
+            return text in printed
+
+        until(found, timeout_s=timeout_s, what=f"the line {text!r}")
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -9,10 +9,9 @@ import os
 import signal
 from collections.abc import Sequence
 
-from deepseek_worker.worker import WorkerReport
 from rich.text import Text
 
-from deepseek._local import LocalModel
+from deepseek._local import LocalModel, WorkerReport
 from deepseek.cli._console import bad, good, out, say, show, size, table, warn
 
 _EXAMPLES = {

@@ -29,6 +29,18 @@ def test_import_loads_no_heavy_package_and_takes_less_than_0_3_s() -> None:
     assert min(seconds for seconds, _ in measured) < 0.3
 
 
+def test_building_the_command_line_loads_nothing_that_only_a_command_needs() -> None:
+    script = (
+        "import json, sys; import deepseek.cli._commands, deepseek.cli.infer_compat; "
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    loaded = set(json.loads(done.stdout))
+    assert "deepseek_api" in loaded
+    unwanted = {"deepseek_engine", "deepseek_worker", "deepseek_kernels", "kubernetes"}
+    assert loaded.isdisjoint(unwanted | HEAVY - {"pydantic", "typer"})
+
+
 @pytest.mark.parametrize("name", deepseek.__all__)
 def test_every_public_name_can_be_had(name: str) -> None:
     assert getattr(deepseek, name) is not None
