@@ -43,7 +43,7 @@ PREPARING_PACKAGES = (
 )
 """Modules that turning weights into bundles needs."""
 
-SERVABLE_TASKS = ("text-embedding", "image-classification", "tensors")
+SERVABLE_TASKS = ("text-embedding", "image-classification", "segmentation", "tensors")
 """Tasks that this release serves."""
 CPU_PRECISIONS = ("auto", "fp32", "int8", "mixed")
 """Precisions that this release has for the device cpu."""

@@ -1,9 +1,9 @@
 """PyTorch, plain: the reference that other back ends are compared with.
 
 Why it exists: an answer is right when an independent implementation gives the same. It builds the
-module from `transformers` or `timm`, loads safetensors into it and runs fp32 in inference mode.
-Torch and both libraries are imported when a variant is opened, never before: serving on a CPU must
-not import them.
+module from `transformers`, `timm` or `deepseek_engine.models`, loads safetensors into it and runs
+fp32 in inference mode. Torch and the libraries are imported when a variant is opened, never before:
+serving on a CPU must not import them.
 
 The variant's graph is a small JSON file::
 
@@ -13,6 +13,7 @@ The variant's graph is a small JSON file::
     {"library": "timm", "architecture": "tf_efficientnet_lite0", "config": {},
      "weights": "torch/model.safetensors", "inputs": [...],
      "outputs": [["logits", "FP32", [-1, 1000]]]}
+    {"library": "deepseek", "architecture": "3d-unet", "config": {"channels": [16, 32]}, ...}
 
 where inputs and outputs are lists of ``[name, datatype, shape]``, ``weights`` is one of the
 variant's files, and ``arguments`` (optional) goes to the class beside the configuration.
@@ -59,7 +60,7 @@ class TorchBackend:
             # A file name only: the description must not lead out of the bundle.
             weights = {file.path for file in variant.files} & {description["weights"]}
             tensors = _import("safetensors.torch").load_file(str(bundle.path(weights.pop())))
-            module.load_state_dict(tensors)
+            _load(module, tensors)
         except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise BundleError(
                 f"The torch variant '{variant.id}' cannot be built from its description.",
@@ -83,7 +84,7 @@ class TorchBackend:
             with torch.inference_mode():
                 if self._keywords:
                     result = self._module(**tensors)
-                    found = {spec.name: result[spec.name] for spec in self.outputs}
+                    found = {spec.name: _output(result, spec.name) for spec in self.outputs}
                 else:
                     result = self._module(*(tensors[spec.name] for spec in self.inputs))
                     found = {self.outputs[0].name: result}
@@ -101,9 +102,27 @@ class TorchBackend:
         self._module = None
 
 
+def _output(result: Any, name: str) -> Any:
+    """An output by name; classes with a head give the last vectors among all hidden states."""
+    return result[name] if name in result else result["hidden_states"][-1]
+
+
+def _load(module: Any, tensors: Mapping[str, Any]) -> None:
+    """Load weights of which each is stored once, also where two parameters share it."""
+    missing, unknown = module.load_state_dict(tensors, strict=False)
+    own = module.state_dict()
+    loaded = {own[name].data_ptr() for name in tensors if name in own}
+    absent = [name for name in missing if own[name].data_ptr() not in loaded]
+    if absent or unknown:
+        raise ValueError(f"tensors do not fit: {[*absent, *unknown][:4]}")
+
+
 def _build(description: Mapping[str, Any]) -> Any:
     library, architecture = description["library"], description["architecture"]
     config = dict(description.get("config", {}))
+    if library == "deepseek" and architecture == "3d-unet":
+        unet3d = _import("deepseek_engine.models.unet3d")
+        return unet3d.UNet3d(unet3d.UNet3dConfig.from_fields(config))
     if library == "timm":
         return _import("timm").create_model(architecture, pretrained=False, **config)
     if library == "transformers":

@@ -11,11 +11,13 @@ import hashlib
 import importlib.metadata
 import json
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
+import torch
 from deepseek_api.manifest import BundleFile, Manifest, bundle_digest, canonical_bytes
 from onnx import TensorProto, numpy_helper
 from safetensors.torch import save_file
@@ -104,7 +106,7 @@ class BundleWriter:
 
     def write_torch(self, name: str, model: LoadedModel) -> WrittenGraph:
         """Write weights as safetensors and the description that the torch back end builds from."""
-        weights = {key: value.contiguous() for key, value in model.module.state_dict().items()}
+        weights = _untied(model.module.state_dict())
         stored, described = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
         save_file(weights, stored)
         text = json.dumps(
@@ -120,6 +122,14 @@ class BundleWriter:
         """Write ``manifest.json`` in its canonical form; return the bundle's digest."""
         (self.folder / "manifest.json").write_bytes(canonical_bytes(manifest))
         return bundle_digest(manifest)
+
+
+def _untied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each tensor once: of several names for one (a table that is also the head) the first."""
+    seen: dict[tuple[int, torch.Size], str] = {}
+    for name, value in state.items():
+        seen.setdefault((value.data_ptr() or id(value), value.shape), name)
+    return {name: state[name].contiguous() for name in seen.values()}
 
 
 def _inline_constants(graph: onnx.ModelProto) -> list[TensorProto]:
