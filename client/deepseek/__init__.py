@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from deepseek._channel import TLSConfig
     from deepseek._client import Client
     from deepseek._engine import InferenceEngine
+    from deepseek._quantization import QuantizationMode, adaptive_quantization
     from deepseek._wire import ModelMetadata, Result, TensorSpec
 
 __version__ = "0.1.0"
@@ -57,12 +58,14 @@ __all__ = [
     "InvalidPipelineError",
     "ModelMetadata",
     "PrecisionError",
+    "QuantizationMode",
     "QueueFullError",
     "Result",
     "SourceError",
     "TLSConfig",
     "TensorSpec",
     "__version__",
+    "adaptive_quantization",
     "dynamic_batching",
 ]
 
@@ -71,9 +74,11 @@ _HOME = {
     "Client": "deepseek._client",
     "InferenceEngine": "deepseek._engine",
     "ModelMetadata": "deepseek._wire",
+    "QuantizationMode": "deepseek._quantization",
     "Result": "deepseek._wire",
     "TLSConfig": "deepseek._channel",
     "TensorSpec": "deepseek._wire",
+    "adaptive_quantization": "deepseek._quantization",
     "dynamic_batching": "deepseek._batching",
 }
 

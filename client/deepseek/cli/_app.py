@@ -36,6 +36,7 @@ ORDER = (
     "validate",
     "plan",
     "prepare",
+    "quantize",
     "serve",
     "infer",
     "explain",

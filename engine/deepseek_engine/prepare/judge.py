@@ -16,6 +16,7 @@ from deepseek_engine.prepare.architectures import LoadedModel
 from deepseek_engine.prepare.export import PooledEncoder
 from deepseek_engine.prepare.judges import Judge, make_judge
 from deepseek_engine.prepare.measure import Feed, answers, cosines
+from deepseek_engine.prepare.quant.policy import measured_best
 
 __all__ = ["EXPORT_BOUND", "Judge", "Ranking", "make_judge", "verify_export"]
 
@@ -84,9 +85,9 @@ class Ranking:
 
     def best(self) -> Variant:
         """The fastest measured variant within its agreement bound; fp32 if none is faster."""
-        fit = [variant for variant in self.others if _within_bound(variant)]
-        measured = [variant for variant in (self.fp32, *fit) if variant.speed is not None]
-        return min(measured, key=_median_ms, default=self.fp32)
+        return measured_best(
+            self.fp32, self.others, keeps_bound=_within_bound, milliseconds=_median_ms
+        )
 
 
 def _within_bound(variant: Variant) -> bool:
@@ -96,5 +97,5 @@ def _within_bound(variant: Variant) -> bool:
     return agreement.worst_bound is None or agreement.worst >= agreement.worst_bound
 
 
-def _median_ms(variant: Variant) -> float:
-    return variant.speed.median_ms if variant.speed else float("inf")
+def _median_ms(variant: Variant) -> float | None:
+    return variant.speed.median_ms if variant.speed else None

@@ -22,6 +22,7 @@ from deepseek_engine.prepare.judges import (
     phantoms,
 )
 from deepseek_engine.prepare.known import Family
+from deepseek_engine.prepare.quant.policy import QuantizationMode, adaptive_quantization
 from deepseek_engine.prepare.quantize.convolution import quantize_convolutions
 from deepseek_engine.prepare.quantize.encoder import ALL_PARTS, Part, quantize_encoder
 from deepseek_engine.prepare.quantize.ranges import WeightRange
@@ -118,6 +119,10 @@ def _volumes(model: LoadedModel) -> Array:
     return np.concatenate(made)
 
 
+# What the rule wants in 16 bits stays fp32: a CPU gains nothing from 16-bit floating point.
+MIXED_PARTS = frozenset(
+    part for part in Part if adaptive_quantization(part) is QuantizationMode.INT8
+)
 _TRANSFORMER_INT8 = _encoder_scheme(
     "int8",
     Precision.INT8,
@@ -135,7 +140,7 @@ _TRANSFORMER_GUARDED = _encoder_scheme(
 _TRANSFORMER_MIXED = _encoder_scheme(
     "mixed",
     Precision.MIXED,
-    frozenset({Part.FEED_FORWARD}),
+    MIXED_PARTS,
     "Feed-forward layers int8, attention and embeddings fp32.",
 )
 SCHEMES: dict[Family, tuple[Scheme, ...]] = {

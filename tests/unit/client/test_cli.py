@@ -28,7 +28,7 @@ spec:
     - modelType: NLP
       weight: {weight}
 {budget}"""
-COMMANDS = ["serve", "prepare", "plan", "validate", "models", "infer", "doctor"]
+COMMANDS = ["serve", "prepare", "quantize", "plan", "validate", "models", "infer", "doctor"]
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_every_command_has_help_with_an_example_or_a_purpose(command: str) -> No
     assert f"Usage: deepseek {command}" in " ".join(ran.out.split()).replace("root", "deepseek")
 
 
-@pytest.mark.parametrize("command", ["serve", "prepare", "plan", "validate", "infer"])
+@pytest.mark.parametrize("command", ["serve", "prepare", "quantize", "plan", "validate", "infer"])
 def test_commands_with_arguments_show_an_example(command: str) -> None:
     assert f"Example: deepseek {command}" in invoke(command, "--help").out
 

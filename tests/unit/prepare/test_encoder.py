@@ -102,6 +102,13 @@ def test_exactly_the_named_products_become_int8(
     assert after["MatMul"] == before["MatMul"] - products
 
 
+def test_mixed_follows_the_rule_of_adaptive_quantization() -> None:
+    from deepseek_engine.prepare.quantize.encoder import Part
+    from deepseek_engine.prepare.schemes import MIXED_PARTS
+
+    assert frozenset({Part.FEED_FORWARD}) == MIXED_PARTS
+
+
 @pytest.mark.parametrize("weight_range", RANGES)
 def test_an_answer_depends_neither_on_batch_mates_nor_on_padding(
     weight_range: str, tiny_graph: onnx.ModelProto

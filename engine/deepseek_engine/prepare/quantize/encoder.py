@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from deepseek_engine.codec import Array
+from deepseek_engine.prepare.quant.kinds import LayerType
 from deepseek_engine.prepare.quantize.graph import GraphRewriter
 from deepseek_engine.prepare.quantize.ranges import (
     WeightRange,
@@ -40,12 +41,23 @@ TINY = 1e-6
 class Part(enum.Enum):
     """What the weights of a transformer do."""
 
+    @property
+    def type(self) -> LayerType:
+        """The word by which policies know it."""
+        return _TYPES[self]
+
     EMBEDDING = "embedding tables, and the product that gives the scores of tokens"
     VALUE = "value projections of attention"
     ATTENTION = "query, key and output projections of attention"
     FEED_FORWARD = "feed-forward layers"
 
 
+_TYPES = {
+    Part.EMBEDDING: LayerType.EMBEDDING,
+    Part.VALUE: LayerType.ATTENTION,
+    Part.ATTENTION: LayerType.ATTENTION,
+    Part.FEED_FORWARD: LayerType.FEED_FORWARD,
+}
 ALL_PARTS = frozenset(Part)
 
 
