@@ -23,6 +23,8 @@ EMBEDDING_OUTPUT = "embedding"
 IMAGE_INPUT = "image"
 LABEL_OUTPUT = "labels"
 SCORE_OUTPUT = "scores"
+VOLUME_INPUT = "volume"
+MASK_OUTPUT = "mask"
 TOP_K_PARAMETER = "top_k"
 
 MAX_ROWS = 32

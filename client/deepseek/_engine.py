@@ -90,6 +90,8 @@ class InferenceEngine:
         task: what the model does, if nothing else says it.
         max_batch_size: the most samples that are computed together.
         threads: threads of one inference; 0 means what this process may use.
+        random_weights: use seeded random weights of the same architecture, to try things out.
+        seed: the seed of random weights.
         on_event: told of every step while weights are converted.
 
     Raises:
@@ -107,6 +109,8 @@ class InferenceEngine:
         task: str | None = None,
         max_batch_size: int = 32,
         threads: int = 0,
+        random_weights: bool = False,
+        seed: int = 0,
         on_event: OnEvent = ignore,
     ) -> None:
         catalog = builtin_catalog()
@@ -123,6 +127,8 @@ class InferenceEngine:
             device=device,
             architecture=architecture,
             task=task,
+            random_weights=random_weights,
+            seed=seed,
         )
         bundle = ensure_bundle(wanted, on_event=on_event)
         config = ModelConfig(

@@ -20,6 +20,7 @@ from deepseek_api.errors import (
 )
 from deepseek_api.suggest import one_of
 from deepseek_engine.prepare.identity import local_path
+from deepseek_engine.prepare.known import TASKS, family_of
 from deepseek_engine.prepare.messages import PrepareRequest
 
 from deepseek._here import (
@@ -90,12 +91,14 @@ def resolve(
     if source is None:
         raise CatalogError(f"The catalog has no model '{name}'.")
     _check_scheme(name, source)
+    if uri is None and not random_weights:
+        _check_weights(name, source)
     bundle = bundle_folder(source)
     if bundle is not None:
         return Wanted(bundle=bundle, digest=digest)
     request = PrepareRequest(
         name=name,
-        uri=_random_uri(source, entry, seed) if random_weights else source,
+        uri=_random_uri(uri, entry, seed) if random_weights else source,
         revision=revision or (entry.source.revision or "" if entry and uri is None else ""),
         precisions=(precision,),
         device=parse_device(device).kind,
@@ -141,20 +144,20 @@ def entry_for_architecture(architecture: str, *, catalog: Catalog, task: str = "
         if architecture in (known.name, known.architecture):
             return known
     library, slash, name = architecture.partition("/")
-    if not slash or library not in ("timm", "transformers") or not name:
+    if not slash or library not in ("deepseek", "timm", "transformers") or not name:
         raise ConfigurationError(
             f"'{architecture}' is not an architecture.",
             hint="Write timm/NAME, transformers/NAME or a name of the catalog.",
             reason="UnknownArchitecture",
         )
-    usual = "image-classification" if library == "timm" else "text-embedding"
+    family = family_of(library, name)
     return CatalogEntry.model_validate(
         {
             "name": "weights",
             "description": f"Weights of the architecture {architecture}.",
             "source": {"uri": "file:///weights"},
-            "task": task or usual,
-            "type": "CV" if library == "timm" else "NLP",
+            "task": task or TASKS[family],
+            "type": {"encoder": "NLP", "decoder": "LLM"}.get(family, "CV"),
             "architecture": architecture,
             "preprocessing": {"kind": "none"},  # The library's own settings are used.
             "postprocessing": {"kind": "none"},
@@ -235,6 +238,22 @@ def _check_scheme(name: str, uri: str) -> None:
     )
 
 
+def _check_weights(name: str, uri: str) -> None:
+    """Refuse a name that has no weights of its own, until random ones are asked for.
+
+    Raises:
+        SourceError: the catalog's source is random numbers; answers would look like answers.
+    """
+    if uri.startswith("random://"):
+        raise SourceError(
+            f"The catalog has no weights for the model '{name}'.",
+            hint="Name your own with file:// or hf://, or try the pipeline with random ones: "
+            "--weights random (in Python: random_weights=True).",
+            code=ErrorCode.FAILED_PRECONDITION,
+            reason="NoWeights",
+        )
+
+
 def bundle_folder(uri: str) -> Path | None:
     """The folder of a ``file://`` source that is a bundle already, or None."""
     if not uri.startswith("file://"):
@@ -243,9 +262,15 @@ def bundle_folder(uri: str) -> Path | None:
     return folder if (folder / MANIFEST).is_file() else None
 
 
-def _random_uri(uri: str, entry: CatalogEntry | None, seed: int) -> str:
-    """A source of random weights; only weights that lie here already keep their own URI."""
-    if uri.startswith(("random://", "file://")):
+def _random_uri(uri: str | None, entry: CatalogEntry | None, seed: int) -> str:
+    """A source of random weights; only weights that lie here already keep their own URI.
+
+    Args:
+        uri: what the caller named; ``None`` is the catalog's source.
+        entry: what describes the model.
+        seed: for sources that name none.
+    """
+    if uri is not None and uri.startswith(("random://", "file://")):
         return uri
     if entry is None:
         raise SourceError(
@@ -254,4 +279,6 @@ def _random_uri(uri: str, entry: CatalogEntry | None, seed: int) -> str:
             code=ErrorCode.INVALID_ARGUMENT,
             reason="UnknownArchitecture",
         )
+    if uri is None and entry.source.uri.startswith("file://"):
+        return entry.source.uri
     return f"random://{entry.architecture}?seed={seed}"

@@ -90,9 +90,9 @@ class BundleFile(WireModel):
 class Agreement(WireModel):
     """How close the answers of a variant are to those of the fp32 model, measured at prepare."""
 
-    metric: Literal["cosine", "top1"]
+    metric: Literal["cosine", "top1", "dice"]
     """``cosine``: cosine between the outputs; ``top1``: part of samples with the same best
-    class."""
+    class; ``dice``: overlap of the voxels of a class, mean over the classes that fp32 finds."""
     mean: Float
     """Mean over the samples."""
     worst: Float

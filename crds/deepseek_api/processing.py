@@ -22,7 +22,9 @@ __all__ = [
     "Postprocessing",
     "Preprocessing",
     "RelativePath",
+    "SegmentationPostprocessing",
     "TextPreprocessing",
+    "VolumePreprocessing",
 ]
 
 RelativePath = Annotated[
@@ -73,6 +75,27 @@ class ImagePreprocessing(WireModel):
     """Order of the tensor's dimensions: batch, channels, rows, columns."""
 
 
+class VolumePreprocessing(WireModel):
+    """A volume of voxels is cut to a range of values and normalized.
+
+    Each value ``v`` becomes ``(min(max(v, low), high) - mean) / std``. Nothing is resampled: the
+    sender brings the volume to the spacing that the model was trained with.
+    """
+
+    kind: Literal["volume"] = "volume"
+    """Always ``volume``."""
+    multiple: Int = Field(default=8, ge=1, le=1024)
+    """What every side of a volume must be a multiple of, in voxels."""
+    low: Float | None = None
+    """Lower values become this; absent: no limit. CT: Hounsfield units."""
+    high: Float | None = None
+    """Higher values become this; absent: no limit."""
+    mean: Float = 0.0
+    """Subtracted from every value."""
+    std: Float = Field(default=1.0, gt=0)
+    """Every value is divided by it."""
+
+
 class NoPreprocessing(WireModel):
     """Tensors go into the graph as they are."""
 
@@ -104,6 +127,13 @@ class ClassificationPostprocessing(WireModel):
     """How scores become probabilities."""
 
 
+class SegmentationPostprocessing(WireModel):
+    """Scores of voxels become the number of the best class."""
+
+    kind: Literal["segmentation"] = "segmentation"
+    """Always ``segmentation``."""
+
+
 class NoPostprocessing(WireModel):
     """Tensors come out of the graph as they are."""
 
@@ -112,12 +142,16 @@ class NoPostprocessing(WireModel):
 
 
 Preprocessing = Annotated[
-    TextPreprocessing | ImagePreprocessing | NoPreprocessing, Field(discriminator="kind")
+    TextPreprocessing | ImagePreprocessing | VolumePreprocessing | NoPreprocessing,
+    Field(discriminator="kind"),
 ]
 """Any of the preprocessing types, told apart by ``kind``."""
 
 Postprocessing = Annotated[
-    EmbeddingPostprocessing | ClassificationPostprocessing | NoPostprocessing,
+    EmbeddingPostprocessing
+    | ClassificationPostprocessing
+    | SegmentationPostprocessing
+    | NoPostprocessing,
     Field(discriminator="kind"),
 ]
 """Any of the postprocessing types, told apart by ``kind``."""

@@ -20,23 +20,46 @@ no_gpu_here = pytest.mark.skipif(
 )
 
 
-def infer(arguments: str) -> tuple[int, str, str]:
+def infer(arguments: str, *, timeout: float = 50) -> tuple[int, str, str]:
     done = subprocess.run(
         [str(PROGRAM), *shlex.split(arguments)],
-        capture_output=True, text=True, timeout=50, env=environment(),
+        capture_output=True, text=True, timeout=timeout, env=environment(),
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
 
-def test_medical_ct_says_that_this_release_does_not_have_it() -> None:
+@no_gpu_here
+def test_medical_ct_on_a_gpu_that_is_not_there_is_refused_with_the_way_out() -> None:
     ran = infer("--model medical_ct --precision mixed --batch_size 16 --device cuda:0")
     assert ran == (
         1,
         "",
-        "Error: The model 'medical_ct' is not available in this release.\n"
-        "  The 3D-UNet architecture cannot be prepared or served by this release. "
-        "Use a model of task text-embedding or image-classification.\n",
+        "Error: The device 'cuda:0' is not available: this machine has no NVIDIA GPU, or this "
+        "process cannot see one.\n  Use the device 'cpu'.\n",
     )
+
+
+def test_medical_ct_has_no_weights_until_they_are_named() -> None:
+    ran = infer("--model medical_ct --precision mixed --batch_size 16 --device cpu")
+    assert ran == (
+        1,
+        "",
+        "Error: The catalog has no weights for the model 'medical_ct'.\n"
+        "  Name your own with file:// or hf://, or try the pipeline with random ones: "
+        "--weights random (in Python: random_weights=True).\n",
+    )
+
+
+@pytest.mark.timeout(400)
+def test_medical_ct_runs_with_random_weights_and_says_so() -> None:
+    code, out, err = infer(
+        "--model medical_ct --precision mixed --batch_size 16 --device cpu --weights random "
+        "--seconds 0.1",
+        timeout=380,
+    )
+    assert code == 0, err
+    assert "mixed (variant mixed-" in out
+    assert "The weights of this model are random: its answers mean nothing." in err
 
 
 @no_gpu_here

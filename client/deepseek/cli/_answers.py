@@ -79,6 +79,19 @@ def show_labels(images: Sequence[str], answers: Sequence[Labels]) -> None:
     show(table(("PICTURE", "LABEL", "SCORE"), rows, right=["SCORE"]))
 
 
+def show_masks(names: Sequence[str], masks: Sequence[Array]) -> None:
+    """Print how much of each volume every class has, background included."""
+    rows = [
+        (name if rank == 0 else "", str(number), f"{count:,}", f"{count / mask.size:.1%}")
+        for name, mask in zip(names, masks, strict=True)
+        for rank, (number, count) in enumerate(
+            zip(*np.unique(mask, return_counts=True), strict=True)
+        )
+    ]
+    right = ("CLASS", "VOXELS", "SHARE")
+    show(table(("VOLUME", *right), rows, right=right))
+
+
 def _show_tensors(result: Result) -> None:
     rows = [
         (name, datatype_of(array), str(list(array.shape)), _preview(array))

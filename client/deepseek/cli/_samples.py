@@ -5,7 +5,8 @@ Why it exists: what a sample is depends on the model's task, and three modules n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,14 +14,16 @@ import numpy as np
 from deepseek_api.errors import ConfigurationError
 from deepseek_engine.messages import ModelInfo, TensorSpec
 
-from deepseek._calls import IMAGE_INPUT, TEXT_INPUT
+from deepseek._calls import IMAGE_INPUT, MASK_OUTPUT, TEXT_INPUT, VOLUME_INPUT
 from deepseek._files import read_file
 from deepseek._tensors import DTYPES, Array
-from deepseek.cli._answers import show_labels, show_vectors
+from deepseek.cli._answers import show_labels, show_masks, show_vectors
 from deepseek.cli._console import say, show, table
 
 _SENTENCE = "The quick answer is often right and the slow answer is sometimes better than that"
 _FREE_DIMENSION = 16
+_VOLUME = (32, 64, 64)
+"""Voxels of a made-up volume: small, so that a look takes seconds on a processor."""
 
 
 def read_samples(
@@ -28,7 +31,8 @@ def read_samples(
 ) -> tuple[list[str], list[Any]]:
     """Samples and what to call them.
 
-    A text model takes texts, or files with one text a line; an image model takes pictures.
+    A text model takes texts, or files with one text a line; an image model takes pictures; a
+    model of volumes takes arrays ``[D, H, W]`` or ``[channels, D, H, W]`` as NumPy's ``.npy``.
 
     Raises:
         ConfigurationError: the model takes something else, or a file cannot be read.
@@ -40,10 +44,24 @@ def read_samples(
         return found, list(found)
     if takes == IMAGE_INPUT and files:
         return [PurePath(file).name for file in files], [Path(file) for file in files]
+    if takes == VOLUME_INPUT and files:
+        return [PurePath(file).name for file in files], [_volume(file) for file in files]
     raise ConfigurationError(
         f"A model of task '{info.task}' cannot take this input.",
         hint="Give pictures with --input to an image model, texts with --text to a text model.",
     )
+
+
+def _volume(file: str) -> dict[str, Array]:
+    data = read_file(file, what="volume")
+    try:
+        voxels = np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
+    except (ValueError, EOFError, TypeError) as error:
+        raise ConfigurationError(
+            f"The volume '{file}' is not an array of numbers.",
+            hint="Write it with numpy.save(path, voxels).",
+        ) from error
+    return {VOLUME_INPUT: voxels[None] if voxels.ndim == 3 else voxels}
 
 
 def _lines(file: str) -> list[str]:
@@ -73,6 +91,8 @@ def _numeric_inputs(info: ModelInfo) -> Sequence[TensorSpec]:
 
 def _values(spec: TensorSpec, random: np.random.Generator) -> Array:
     shape = [size if size > 0 else _FREE_DIMENSION for size in spec.shape[1:]]
+    if spec.name == VOLUME_INPUT:
+        shape[-len(_VOLUME) :] = _VOLUME
     dtype = DTYPES[spec.datatype]
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)
@@ -86,6 +106,8 @@ def show_answers(info: ModelInfo, names: Sequence[str], answers: Sequence[Any]) 
         show_vectors(np.stack(answers), names)
     elif info.inputs[0].name == IMAGE_INPUT:
         show_labels(names, answers)
+    elif info.inputs[0].name == VOLUME_INPUT:
+        show_masks(names, [answer[MASK_OUTPUT] for answer in answers])
     else:
         show(
             table(
@@ -107,4 +129,6 @@ def answers_as_json(names: Sequence[str], answers: Sequence[Any]) -> list[dict[s
 def _plain(answer: Any) -> Any:
     if isinstance(answer, np.ndarray):
         return answer.tolist()
+    if isinstance(answer, Mapping):
+        return {name: array.tolist() for name, array in answer.items()}
     return [{"label": label, "score": score} for label, score in answer]

@@ -15,11 +15,13 @@ from deepseek_api.errors import ConfigurationError
 from deepseek.cli import run
 from deepseek.cli._app import Command
 from deepseek.cli._console import OutputFormat, note, print_json
+from deepseek.cli._weights import Weights
 
 if TYPE_CHECKING:
     from deepseek import InferenceEngine
 
 DEFAULT_MAXIMUM = 32
+RANDOM_NOTE = "The weights of this model are random: its answers mean nothing."
 More = Annotated[list[str] | None, typer.Argument(hidden=True, metavar="VALUE")]
 
 app = typer.Typer(
@@ -61,8 +63,14 @@ def infer(
     ] = None,
     file: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", help="Pictures, or texts by line.", metavar="FILE..."),
+        typer.Option(
+            "--input", "-i", help="Pictures, texts by line, or volumes (.npy).", metavar="FILE..."
+        ),
     ] = None,
+    weights: Annotated[
+        Weights, typer.Option(help="Random weights need no download; their answers mean nothing.")
+    ] = Weights.REAL,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.", min=0)] = 0,
     seconds: Annotated[float, typer.Option(help="Length of the measurement.", min=0.1)] = 3.0,
     output: Annotated[
         OutputFormat, typer.Option("--output", "-o", help="How to print.")
@@ -76,7 +84,8 @@ def infer(
         raise ConfigurationError("No model was named.", hint="Add --model NAME.")
     limit = _batch_limit.parse_limit(max_batch_size)
     texts, files = _spread(more or [], text, file)
-    with _open(model, precision, device, limit) as engine:
+    random = seed if weights is Weights.RANDOM else None
+    with _open(model, precision, device, limit, random) as engine:
         if enable_tensor_core and device == "cpu":
             note("--enable_tensor_core has no effect on 'cpu': tensor cores are parts of GPUs.")
         most = _batch_limit.rows_for(limit, engine)
@@ -86,15 +95,22 @@ def infer(
         if texts or files:
             _answer(engine, texts, files, rows, as_json=output is OutputFormat.JSON)
             return
+        made_up = engine.info.random_weights
         measured = _measure.measure(engine, batch_size=rows, seconds=seconds)
     if output is OutputFormat.JSON:
-        print_json({"model": model, "device": device, **measured.to_json()})
+        print_json(
+            {"model": model, "device": device, "randomWeights": made_up, **measured.to_json()}
+        )
     else:
+        if made_up:
+            note(RANDOM_NOTE)
         _measure.show_measurement(measured, model=model, device=device)
 
 
-def _open(model: str, precision: str, device: str, limit: int | float) -> InferenceEngine:
-    """The engine; weights that are not prepared yet are, with progress."""
+def _open(
+    model: str, precision: str, device: str, limit: int | float, random: int | None
+) -> InferenceEngine:
+    """The engine; weights that are not prepared yet are, with progress; random ones by seed."""
     from deepseek import InferenceEngine
     from deepseek.cli import _batch_limit
     from deepseek.cli._progress import preparing
@@ -105,6 +121,8 @@ def _open(model: str, precision: str, device: str, limit: int | float) -> Infere
             device=device,
             precision=precision,
             max_batch_size=limit if isinstance(limit, int) else _batch_limit.MOST_ROWS,
+            random_weights=random is not None,
+            seed=random or 0,
             on_event=on_event,
         )
 
@@ -128,6 +146,8 @@ def _answer(
 
     names, samples = _samples.read_samples(engine.info, texts, files)
     answers = engine.batch_infer(samples, batch_size=rows)
+    if engine.info.random_weights:
+        note(RANDOM_NOTE)
     if as_json:
         print_json(_samples.answers_as_json(names, answers), compact=True)
     else:

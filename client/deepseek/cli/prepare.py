@@ -12,7 +12,7 @@ from deepseek_api.errors import ConfigurationError
 
 from deepseek.cli._app import app
 from deepseek.cli._catalog import CatalogOption, read_catalog
-from deepseek.cli.serve import Weights
+from deepseek.cli._weights import Weights
 
 if TYPE_CHECKING:
     from deepseek_engine.prepare.api import PreparedBundle

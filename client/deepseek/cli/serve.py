@@ -22,18 +22,12 @@ from deepseek.cli._catalog import CatalogOption, read_catalog
 from deepseek.cli._console import note
 from deepseek.cli._errors import FAILED, exit_code, show_error, show_problems
 from deepseek.cli._pipelines import FileOption, files_of, read_pipelines
+from deepseek.cli._weights import Weights
 
 if TYPE_CHECKING:
     from deepseek._local import LocalModel
 
 TERMINATED = 128 + signal.SIGTERM
-
-
-class Weights(enum.StrEnum):
-    """Which weights are served."""
-
-    REAL = "real"
-    RANDOM = "random"
 
 
 class LogLevel(enum.StrEnum):

@@ -1,133 +1,29 @@
-"""Judging variants: agreement with fp32 and speed, on real inputs, and which one ``auto`` means."""
+"""Judging variants: does the export agree with its module, and which one ``auto`` means."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import numpy as np
 import onnxruntime as ort
 import torch
 from deepseek_api.errors import SourceError
-from deepseek_api.manifest import Agreement, Variant
-from deepseek_api.processing import ImagePreprocessing, TextPreprocessing
-from tokenizers import Tokenizer
+from deepseek_api.manifest import Variant
 
 from deepseek_engine.codec import Array
 from deepseek_engine.prepare.architectures import LoadedModel
 from deepseek_engine.prepare.export import PooledEncoder
+from deepseek_engine.prepare.judges import Judge, make_judge
 from deepseek_engine.prepare.measure import Feed, answers, cosines
 from deepseek_engine.prepare.quant.policy import measured_best
-from deepseek_engine.prepare.samples import Crops, sentences, whole_photographs
-from deepseek_engine.tasks.image import softmax
+
+__all__ = ["EXPORT_BOUND", "Judge", "Ranking", "make_judge", "verify_export"]
 
 EXPORT_BOUND = 0.9999
 """The least cosine between an exported fp32 graph and the torch module that it came from."""
-COSINE_BOUND, TOP1_BOUND = 0.994, 0.99
-"""What a variant's mean must reach for ``auto`` to choose it."""
-WORST_COSINE = 0.985
-"""What its worst sentence must reach besides: a good mean hides a few bad answers."""
-SURE = 0.5
-"""Top-1 agreement counts pictures to whose best class fp32 gives at least this probability."""
-SPEED_TOKENS = 64
-JUDGING_CROPS, JUDGING_SEED = 90, 2
 CHECKED = 4
 """Samples on which the export is compared with the module."""
-
-
-class Judge(Protocol):
-    """Inputs of one family, and how answers to them are compared."""
-
-    feeds: Sequence[Feed]
-    speed_feed: Feed
-    speed_shape: str
-
-    def compare(self, reference: Array, given: Array) -> Agreement:
-        """Compare answers ``[N, ...]`` to :attr:`feeds` with those of fp32."""
-        ...
-
-
-def make_judge(model: LoadedModel) -> Judge:
-    """The judge of a model's family."""
-    return EncoderJudge(model) if model.family == "encoder" else VisionJudge(model)
-
-
-class EncoderJudge:
-    """Sentences one by one; cosine between sentence vectors."""
-
-    def __init__(self, model: LoadedModel) -> None:
-        assert isinstance(model.preprocessing, TextPreprocessing)  # encoders have no other
-        text = model.shared_files[model.preprocessing.tokenizer].decode()
-        tokenizer = Tokenizer.from_str(text)
-        encoded = [encoding.ids for encoding in tokenizer.encode_batch(sentences())]
-        self.feeds: Sequence[Feed] = [_token_feed(ids) for ids in encoded]
-        length = min(SPEED_TOKENS, model.preprocessing.max_length)
-        stream = [token for ids in encoded for token in ids]
-        self.speed_feed: Feed = _token_feed(stream[:length])
-        self.speed_shape = f"1x{length} tokens"
-
-    def compare(self, reference: Array, given: Array) -> Agreement:
-        """Cosine of each sentence's vector with that of fp32."""
-        return _agreement(
-            "cosine",
-            cosines(reference, given),
-            bound=COSINE_BOUND,
-            worst_bound=WORST_COSINE,
-            reference="fp32 graph, sentences one by one",
-        )
-
-
-class VisionJudge:
-    """Photographs and crops one by one; the same best class where fp32 is sure of it."""
-
-    def __init__(self, model: LoadedModel) -> None:
-        assert isinstance(model.preprocessing, ImagePreprocessing)  # vision models have no other
-        crops = Crops(model.preprocessing, seed=JUDGING_SEED).pixels(JUDGING_CROPS)
-        pictures = np.concatenate([whole_photographs(model.preprocessing), crops])
-        name = model.signature.inputs[0].name
-        self.feeds: Sequence[Feed] = [{name: picture[None]} for picture in pictures]
-        self.speed_feed: Feed = self.feeds[0]
-        size = model.preprocessing.size
-        self.speed_shape = f"1x3x{size}x{size} pixels"
-
-    def compare(self, reference: Array, given: Array) -> Agreement:
-        """Whether the best class is the same, for pictures that fp32 is sure of."""
-        probabilities = softmax(reference)
-        same = probabilities.argmax(axis=1) == given.argmax(axis=1)
-        sure = probabilities.max(axis=1) >= SURE
-        # Random weights are sure of nothing: then every picture counts.
-        counted = same[sure] if sure.any() else same
-        return _agreement(
-            "top1",
-            counted.astype(np.float64),
-            bound=TOP1_BOUND,
-            reference=f"fp32 graph, photographs and crops with fp32 probability >= {SURE}",
-        )
-
-
-def _agreement(
-    metric: Literal["cosine", "top1"],
-    values: Array,
-    *,
-    bound: float,
-    reference: str,
-    worst_bound: float | None = None,
-) -> Agreement:
-    return Agreement(
-        metric=metric,
-        mean=round(float(values.mean()), 6),
-        worst=round(float(values.min()), 6),
-        samples=len(values),
-        bound=bound,
-        worst_bound=worst_bound,
-        reference=reference,
-    )
-
-
-def _token_feed(ids: Sequence[int]) -> Feed:
-    row = np.asarray([ids], dtype=np.int64)
-    return {"input_ids": row, "attention_mask": np.ones_like(row)}
 
 
 def verify_export(model: LoadedModel, session: ort.InferenceSession, judge: Judge) -> None:
@@ -170,7 +66,10 @@ def run_module(model: LoadedModel, feed: Feed) -> Array:
     tensors = {name: torch.from_numpy(value) for name, value in feed.items()}
     tensors = {n: t.to(kind) if t.is_floating_point() else t for n, t in tensors.items()}
     with torch.inference_mode():
-        if model.family == "vision":
+        if model.family == "decoder":
+            scores: Array = model.module(**tensors).logits.float().numpy()
+            return scores
+        if model.family != "encoder":
             logits: Array = model.module(*tensors.values()).float().numpy()
             return logits
         hidden = model.module(**tensors).last_hidden_state.float()

@@ -71,7 +71,8 @@ def _summary(values: list[float]) -> Timing:
 
 
 def cosines(first: Array, second: Array) -> Array:
-    """Cosine between rows of two arrays ``[N, D]``; 1 is the same direction."""
+    """Cosine between rows of two arrays ``[N, ...]``; 1 is the same direction."""
+    first, second = first.reshape(len(first), -1), second.reshape(len(second), -1)
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     products: Array = (first * second).sum(axis=1) / np.maximum(lengths, 1e-30)
     return products

@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from deepseek_api.errors import PrecisionError
 from deepseek_api.vocabulary import InstructionSet, Precision
 
+from deepseek_engine.codec import Array
 from deepseek_engine.prepare.architectures import LoadedModel
-from deepseek_engine.prepare.architectures.base import Family
+from deepseek_engine.prepare.judges import (
+    CALIBRATION_SEED,
+    CALIBRATION_VOLUMES,
+    JUDGED_SHAPE,
+    phantoms,
+)
+from deepseek_engine.prepare.known import Family
 from deepseek_engine.prepare.quant.policy import QuantizationMode, adaptive_quantization
 from deepseek_engine.prepare.quantize.convolution import quantize_convolutions
 from deepseek_engine.prepare.quantize.encoder import ALL_PARTS, Part, quantize_encoder
@@ -79,48 +87,90 @@ def _encoder_scheme(name: str, precision: Precision, parts: frozenset[Part], not
     )
 
 
+def _convolution_scheme(
+    precision: Precision,
+    note: str,
+    pictures: Callable[[LoadedModel], Array],
+    *,
+    kinds: Sequence[str] | None = None,
+    keep_ends: bool = False,
+) -> Scheme:
+    return Scheme(
+        precision.value,
+        precision,
+        note,
+        lambda graph, model, target, threads: quantize_convolutions(
+            graph,
+            pictures(model),
+            weight_range=target.weight_range,
+            threads=threads,
+            kinds=kinds,
+            keep_ends=keep_ends,
+        ),
+    )
+
+
+def _photographs(model: LoadedModel) -> Array:
+    return calibration_pictures(model.preprocessing)
+
+
+def _volumes(model: LoadedModel) -> Array:
+    made = phantoms(model, JUDGED_SHAPE, CALIBRATION_VOLUMES, CALIBRATION_SEED)
+    return np.concatenate(made)
+
+
 # What the rule wants in 16 bits stays fp32: a CPU gains nothing from 16-bit floating point.
 MIXED_PARTS = frozenset(
     part for part in Part if adaptive_quantization(part) is QuantizationMode.INT8
 )
-
+_TRANSFORMER_INT8 = _encoder_scheme(
+    "int8",
+    Precision.INT8,
+    ALL_PARTS,
+    "Weights int8 per channel, activations int8 per token, embeddings int8 per row.",
+)
+# The values are what attention averages: their rounding errors go straight into the answer, and
+# texts of two or three tokens have nothing to average them out with.
+_TRANSFORMER_GUARDED = _encoder_scheme(
+    "int8-guarded",
+    Precision.INT8,
+    ALL_PARTS - {Part.VALUE},
+    "Like int8, but the value projections of attention stay fp32.",
+)
+_TRANSFORMER_MIXED = _encoder_scheme(
+    "mixed",
+    Precision.MIXED,
+    MIXED_PARTS,
+    "Feed-forward layers int8, attention and embeddings fp32.",
+)
 SCHEMES: dict[Family, tuple[Scheme, ...]] = {
-    "encoder": (
-        _encoder_scheme(
-            "int8",
-            Precision.INT8,
-            ALL_PARTS,
-            "Weights int8 per channel, activations int8 per token, embeddings int8 per row.",
-        ),
-        # The values are what attention averages: their rounding errors go straight into the
-        # answer, and texts of two or three tokens have nothing to average them out with.
-        _encoder_scheme(
-            "int8-guarded",
-            Precision.INT8,
-            ALL_PARTS - {Part.VALUE},
-            "Like int8, but the value projections of attention stay fp32.",
-        ),
-        _encoder_scheme(
-            "mixed",
-            Precision.MIXED,
-            MIXED_PARTS,
-            "Feed-forward layers int8, attention and embeddings fp32.",
-        ),
-    ),
+    "encoder": (_TRANSFORMER_INT8, _TRANSFORMER_GUARDED, _TRANSFORMER_MIXED),
+    "decoder": (_TRANSFORMER_INT8, _TRANSFORMER_MIXED),
     "vision": (
-        Scheme(
-            "int8",
+        _convolution_scheme(
             Precision.INT8,
             "Weights int8 per channel, activations int8 with ranges calibrated on photographs.",
-            lambda graph, model, target, threads: quantize_convolutions(
-                graph,
-                calibration_pictures(model.preprocessing),
-                weight_range=target.weight_range,
-                threads=threads,
-            ),
+            _photographs,
+        ),
+    ),
+    "vision-transformer": (_TRANSFORMER_INT8, _TRANSFORMER_GUARDED, _TRANSFORMER_MIXED),
+    "volume": (
+        _convolution_scheme(
+            Precision.INT8,
+            "Weights int8 per channel, activations int8 with ranges calibrated on phantoms.",
+            _volumes,
+            kinds=("Conv", "ConvTranspose"),  # norms keep statistics that 8 bits would spoil
+        ),
+        _convolution_scheme(
+            Precision.MIXED,
+            "Convolutions int8, but the first and the last one, and the steps up, stay fp32.",
+            _volumes,
+            kinds=("Conv",),
+            keep_ends=True,
         ),
     ),
 }
+"""Ways to quantize each family; a precision's own scheme has its name."""
 
 
 def wanted_schemes(family: Family, precisions: Sequence[str]) -> Iterator[Scheme]:
@@ -143,4 +193,10 @@ def wanted_schemes(family: Family, precisions: Sequence[str]) -> Iterator[Scheme
             yield scheme
 
 
-_PLURALS: dict[Family, str] = {"encoder": "encoders", "vision": "convolutional networks"}
+_PLURALS: dict[Family, str] = {
+    "encoder": "encoders",
+    "decoder": "decoders",
+    "vision": "convolutional networks",
+    "vision-transformer": "vision transformers",
+    "volume": "networks of volumes",
+}

@@ -117,7 +117,7 @@ class BundleWriter:
         """
         weights = {
             key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-            for key, value in model.module.state_dict().items()
+            for key, value in _untied(model.module.state_dict()).items()
         }
         stored, described = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
         save_file(weights, stored)

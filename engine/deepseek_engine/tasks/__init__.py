@@ -29,6 +29,7 @@ GROUP = "deepseek.tasks"
 
 _BUILTIN = {
     "image-classification": "deepseek_engine.tasks.image:ImageClassification",
+    "segmentation": "deepseek_engine.tasks.segmentation:Segmentation",
     "tensors": "deepseek_engine.tasks.tensors:Tensors",
     "text-embedding": "deepseek_engine.tasks.text:TextEmbedding",
 }

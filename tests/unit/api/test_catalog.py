@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from deepseek_api.catalog import CatalogEntry, builtin_catalog
 from deepseek_api.errors import CatalogError, ErrorCode
-from deepseek_api.processing import ImagePreprocessing, TextPreprocessing
+from deepseek_api.processing import ImagePreprocessing, TextPreprocessing, VolumePreprocessing
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -52,9 +52,15 @@ def test_minilm_cuts_texts_where_its_authors_do() -> None:
     assert builtin_catalog().get("minilm").preprocessing == TextPreprocessing(max_length=256)
 
 
-def test_an_entry_that_cannot_run_says_so() -> None:
-    unavailable = [found.name for found in builtin_catalog() if found.availability]
-    assert unavailable == ["medical_ct"]
+def test_every_built_in_entry_can_run() -> None:
+    assert [found.name for found in builtin_catalog() if found.availability] == []
+
+
+def test_medical_ct_takes_hounsfield_units_and_gives_a_mask() -> None:
+    found = builtin_catalog().get("medical_ct")
+    assert found.preprocessing == VolumePreprocessing(multiple=8, low=-1000, high=1000, std=500)
+    assert found.signature is not None
+    assert [spec.name for spec in found.signature.outputs] == ["mask", "logits"]
 
 
 @pytest.mark.parametrize(

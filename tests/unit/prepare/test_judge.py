@@ -180,7 +180,7 @@ def test_a_precision_that_cannot_be_made_is_answered_with_those_that_can(
 def vision_agreement(
     reference: Sequence[Sequence[float]], given: Sequence[Sequence[float]]
 ) -> Agreement:
-    from deepseek_engine.prepare.judge import VisionJudge
+    from deepseek_engine.prepare.judges import VisionJudge
 
     return VisionJudge.compare(SimpleNamespace(), np.array(reference), np.array(given))  # type: ignore[arg-type]
 

@@ -71,6 +71,11 @@ class ModuleCall:
         outputs = self._description.outputs
         if self._description.takes_names:
             result = module(**tensors)
-            return {spec.name: result[spec.name] for spec in outputs}
+            return {spec.name: _output(result, spec.name) for spec in outputs}
         result = module(*(tensors[spec.name] for spec in self._description.inputs))
         return {outputs[0].name: result}
+
+
+def _output(result: Any, name: str) -> Any:
+    """An output by name; classes with a head give the last vectors among all hidden states."""
+    return result[name] if name in result else result["hidden_states"][-1]

@@ -9,6 +9,7 @@
     {"library": "timm", "architecture": "tf_efficientnet_lite0", "config": {},
      "weights": "torch/model.safetensors", "inputs": [...],
      "outputs": [["logits", "FP32", [-1, 1000]]]}
+    {"library": "deepseek", "architecture": "3d-unet", "config": {"channels": [16, 32]}, ...}
 
 Inputs and outputs are lists of ``[name, datatype, shape]``; ``weights`` is one of the variant's
 files; ``arguments`` go to the class beside the configuration. ``dtype`` (``float32`` unless given)
@@ -96,6 +97,9 @@ def build_module(description: Description) -> Any:
         DeviceError: its library is not installed.
     """
     config = dict(description.config)
+    if (description.library, description.architecture) == ("deepseek", "3d-unet"):
+        unet3d = import_library("deepseek_engine.models.unet3d")
+        return unet3d.UNet3d(unet3d.UNet3dConfig.from_fields(config))
     if description.library == "timm":
         timm = import_library("timm")
         return timm.create_model(description.architecture, pretrained=False, **config)

@@ -7,6 +7,7 @@ are copied to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,18 @@ def load_weights(module: Any, description: Description, path: Path) -> Any:
         with checkpoints.Checkpoint(path.parent) as checkpoint:
             checkpoints.load_into(module, checkpoint)
     else:
-        module.load_state_dict(import_library("safetensors.torch").load_file(str(path)))
+        _load(module, import_library("safetensors.torch").load_file(str(path)))
     return module.eval()
+
+
+def _load(module: Any, tensors: Mapping[str, Any]) -> None:
+    """Load weights of which each is stored once, also where two parameters share it."""
+    missing, unknown = module.load_state_dict(tensors, strict=False)
+    own = module.state_dict()
+    loaded = {own[name].data_ptr() for name in tensors if name in own}
+    absent = [name for name in missing if own[name].data_ptr() not in loaded]
+    if absent or unknown:
+        raise ValueError(f"tensors do not fit: {[*absent, *unknown][:4]}")
 
 
 def arrange_for_gpu(module: Any) -> None:

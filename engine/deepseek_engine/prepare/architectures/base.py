@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from deepseek_api.catalog import CatalogEntry
 from deepseek_api.errors import ErrorCode, SourceError
-from deepseek_api.manifest import Signature
+from deepseek_api.manifest import Signature, TensorSpec
 from deepseek_api.processing import Postprocessing, Preprocessing
 from torch import nn
 
+from deepseek_engine.prepare.known import TASKS, UNET3D, Family, family_of, library_of
 from deepseek_engine.prepare.messages import PrepareRequest
 from deepseek_engine.prepare.sources import Source
 from deepseek_engine.prepare.state_dicts import StateDict, read_state_dict
 
-Family = Literal["encoder", "vision"]
-TASKS: dict[str, Family] = {"text-embedding": "encoder", "image-classification": "vision"}
-"""Tasks that can be prepared and the family of models that does each."""
+__all__ = ["Family", "LoadedModel", "Plan", "load_model", "make_plan", "weights_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +27,9 @@ class LoadedModel:
 
     family: Family
     module: nn.Module
-    """In eval mode. Encoders take ``input_ids, attention_mask`` and return token vectors; vision
-    models take pixels ``[N, 3, H, W]`` and return logits."""
+    """In eval mode. Encoders take ``input_ids, attention_mask`` and return token vectors; decoders
+    take ``input_ids`` and return logits of the next token; vision models take pixels
+    ``[N, 3, H, W]`` and return logits; volume models ``[N, C, D, H, W]`` to logits of voxels."""
     architecture: str
     """``LIBRARY/NAME`` as the torch back end understands it."""
     task: str
@@ -44,24 +44,24 @@ class LoadedModel:
     torch_config: Mapping[str, Any]
     """What it builds that from."""
     random_weights: bool
+    torch_library: str = "timm"
+    """Where the torch back end finds the class: ``transformers``, ``timm`` or ``deepseek``."""
+    torch_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What the class takes beside the configuration."""
+    torch_outputs: tuple[TensorSpec, ...] = ()
+    """What the class returns, where that is not the signature's outputs."""
 
     def torch_description(self) -> dict[str, Any]:
         """The torch variant's graph file, but for the name of its weights."""
-        encoder = self.family == "encoder"
-        outputs = [[t.name, t.datatype.value, list(t.shape)] for t in self.signature.outputs]
-        if encoder:
-            # The torch back end returns what the class returns: vectors of tokens.
-            hidden = self.signature.outputs[0].shape[-1]
-            outputs = [["last_hidden_state", "FP32", [-1, -1, hidden]]]
-        # No pooler: the weights have none, and the class would make one of random numbers.
-        arguments = {"arguments": {"add_pooling_layer": False}} if encoder else {}
+        outputs = self.torch_outputs or self.signature.outputs
+        arguments = {"arguments": dict(self.torch_arguments)} if self.torch_arguments else {}
         return {
             **arguments,
-            "library": "transformers" if encoder else "timm",
+            "library": self.torch_library,
             "architecture": self.torch_class,
             "config": dict(self.torch_config),
             "inputs": [[t.name, t.datatype.value, list(t.shape)] for t in self.signature.inputs],
-            "outputs": outputs,
+            "outputs": [[t.name, t.datatype.value, list(t.shape)] for t in outputs],
         }
 
 
@@ -70,8 +70,9 @@ class Plan:
     """What to load, after request, catalog entry and the source's own config are taken together."""
 
     task: str
+    family: Family
     library: str
-    """``transformers`` or ``timm``."""
+    """``transformers``, ``timm`` or ``deepseek``."""
     name: str
     """Name of the architecture inside the library; may be empty when ``config`` says it."""
     config: dict[str, Any]
@@ -87,12 +88,20 @@ def load_model(request: PrepareRequest, source: Source) -> LoadedModel:
     Raises:
         SourceError: the architecture is not known, or the weights do not belong to it.
     """
-    # Both import a large library; only the one that is needed is imported.
+    # Each imports a large library; only the one that is needed is imported.
     plan = make_plan(request, source)
-    if TASKS[plan.task] == "encoder":
+    if plan.family == "encoder":
         from deepseek_engine.prepare.architectures.encoders import load_encoder
 
         return load_encoder(plan, source)
+    if plan.family == "decoder":
+        from deepseek_engine.prepare.architectures.decoders import load_decoder
+
+        return load_decoder(plan, source)
+    if plan.family == "volume":
+        from deepseek_engine.prepare.architectures.volumes import load_volume
+
+        return load_volume(plan, source)
     from deepseek_engine.prepare.architectures.vision import load_vision
 
     return load_vision(plan, source)
@@ -108,7 +117,8 @@ def make_plan(request: PrepareRequest, source: Source) -> Plan:
     config = _read_config(source)
     named = source.random_architecture or (entry.architecture if entry else "")
     library, name = _library_and_name(named, config)
-    task = request.task or (entry.task if entry else "") or _usual_task(library)
+    family = family_of(library, name)
+    task = request.task or (entry.task if entry else "") or TASKS[family]
     if entry is not None and entry.availability:
         raise SourceError(
             f"'{entry.name}' cannot be prepared yet.",
@@ -116,10 +126,10 @@ def make_plan(request: PrepareRequest, source: Source) -> Plan:
             code=ErrorCode.UNIMPLEMENTED,
             reason="NotAvailableYet",
         )
-    if task not in TASKS:
+    if task not in TASKS.values():
         raise SourceError(
             f"Models of task '{task}' cannot be prepared yet.",
-            hint=f"Tasks that can: {', '.join(sorted(TASKS))}.",
+            hint=f"Tasks that can: {', '.join(sorted(set(TASKS.values())))}.",
             code=ErrorCode.UNIMPLEMENTED,
             reason="UnsupportedTask",
         )
@@ -131,8 +141,16 @@ def make_plan(request: PrepareRequest, source: Source) -> Plan:
             code=ErrorCode.INVALID_ARGUMENT,
             reason="UnknownArchitecture",
         )
+    if task != TASKS[family]:
+        raise SourceError(
+            f"The architecture '{library}/{name}' does the task '{TASKS[family]}', not '{task}'.",
+            hint="Leave the task out, or name weights of an architecture that does it.",
+            code=ErrorCode.INVALID_ARGUMENT,
+            reason="UnsupportedTask",
+        )
     return Plan(
         task=task,
+        family=family,
         library=library,
         name=name,
         config=config,
@@ -167,20 +185,11 @@ def _library_and_name(named: str, config: Mapping[str, Any]) -> tuple[str, str]:
     """Library and architecture; the source's own config knows best, then the given name."""
     if "architecture" in config:  # timm's form of config.json
         return "timm", str(config["architecture"])
+    if config.get("model_type") == UNET3D:
+        return "deepseek", UNET3D
     if "model_type" in config:
         return "transformers", str(config["model_type"])
     library, slash, name = named.partition("/")
     if slash:
         return library, name
-    return _guess_library(named), named
-
-
-def _guess_library(name: str) -> str:
-    """The library of a name given without one, as in ``random://resnet50``."""
-    if not name:
-        return ""
-    return "transformers" if "bert" in name.lower() or "minilm" in name.lower() else "timm"
-
-
-def _usual_task(library: str) -> str:
-    return "text-embedding" if library == "transformers" else "image-classification"
+    return library_of(named), named

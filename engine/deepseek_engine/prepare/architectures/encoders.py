@@ -1,37 +1,29 @@
-"""Sentence encoders of the BERT family, loaded with transformers."""
+"""Sentence encoders, BERT and the encoder of T5, loaded with transformers."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import torch
 from deepseek_api.errors import ErrorCode, SourceError
 from deepseek_api.manifest import Signature, TensorSpec
 from deepseek_api.processing import EmbeddingPostprocessing, TextPreprocessing
 from deepseek_api.vocabulary import Datatype
-from torch import nn
-from transformers import AutoConfig, BertModel, PreTrainedConfig
+from transformers import BertModel, PreTrainedConfig, T5EncoderModel
 
 from deepseek_engine.prepare.architectures.base import LoadedModel, Plan, weights_of
+from deepseek_engine.prepare.architectures.hub_models import build_config, random_module, trained
 from deepseek_engine.prepare.architectures.tokenizers import character_tokenizer, serving_tokenizer
 from deepseek_engine.prepare.sources import Source
 
-# The dimensions of published models, so that random weights need no download. Values left out are
-# those of the BERT paper's base model, which transformers has as defaults.
-KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
-    "bert-base-uncased": {"model_type": "bert"},
-    "bert-large-uncased": {
-        "model_type": "bert", "hidden_size": 1024, "num_hidden_layers": 24,
-        "num_attention_heads": 16, "intermediate_size": 4096,
-    },
-    "all-MiniLM-L6-v2": {
-        "model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6,
-        "num_attention_heads": 12, "intermediate_size": 1536,
-    },
-}  # fmt: skip
-MODEL_CLASSES: dict[str, Any] = {"bert": BertModel}
+MODEL_CLASSES: dict[str, Any] = {"bert": BertModel, "t5": T5EncoderModel}
 """Values of ``model_type`` that can be prepared, each with the class that implements it."""
+# No pooler: the weights have none, and the class would make one of random numbers.
+CLASS_ARGUMENTS: dict[str, dict[str, Any]] = {"bert": {"add_pooling_layer": False}}
+"""What a class takes beside its configuration."""
+UNLIMITED = 1 << 20
+USUAL_LENGTH = 512
+"""Tokens after which a text is cut, where neither catalog nor architecture says it."""
 
 
 def load_encoder(plan: Plan, source: Source) -> LoadedModel:
@@ -41,8 +33,12 @@ def load_encoder(plan: Plan, source: Source) -> LoadedModel:
         SourceError: the architecture is not supported, the weights do not fit it, or there is no
             tokenizer.
     """
-    config = _config(plan)
-    module = _random(config, plan.seed) if plan.random_weights else _trained(config, source)
+    config = build_config(plan, MODEL_CLASSES)
+    kind, arguments = MODEL_CLASSES[config.model_type], CLASS_ARGUMENTS.get(config.model_type, {})
+    if plan.random_weights:
+        module = random_module(kind, config, plan.seed, arguments)
+    else:
+        module = trained(kind, config, weights_of(source), arguments)
     preprocessing = _preprocessing(plan, config)
     return LoadedModel(
         family="encoder",
@@ -56,85 +52,20 @@ def load_encoder(plan: Plan, source: Source) -> LoadedModel:
         shared_files={preprocessing.tokenizer: _tokenizer(plan, source, config, preprocessing)},
         torch_class=type(module).__name__,
         torch_config=json.loads(config.to_json_string(use_diff=False)),
+        torch_library="transformers",
+        torch_arguments=arguments,
+        torch_outputs=(_token_vectors(config.hidden_size),),
         random_weights=plan.random_weights,
     )
 
 
-def _config(plan: Plan) -> PreTrainedConfig:
-    fields = plan.config or KNOWN_CONFIGS.get(plan.name)
-    if fields is None:
-        raise SourceError(
-            f"The architecture '{plan.name}' is not known by name.",
-            hint=f"Known: {', '.join(sorted(KNOWN_CONFIGS))}; others need a config.json beside "
-            "the weights.",
-            code=ErrorCode.NOT_FOUND,
-            reason="UnknownArchitecture",
-        )
-    model_type = str(fields.get("model_type"))
-    if model_type not in MODEL_CLASSES:
-        raise SourceError(
-            f"Encoders of the type '{model_type}' cannot be prepared yet.",
-            hint=f"Types that can: {', '.join(MODEL_CLASSES)}.",
-            code=ErrorCode.UNIMPLEMENTED,
-            reason="UnsupportedArchitecture",
-        )
-    own = {key: value for key, value in fields.items() if key != "model_type"}
-    try:
-        # Eager attention is plain matrix products and a softmax: what ONNX can express and fuse.
-        return AutoConfig.for_model(model_type, **own, attn_implementation="eager")
-    except Exception as error:  # what a wrong field raises depends on the field
-        raise _invalid_config(error) from error
-
-
-def _invalid_config(error: Exception) -> SourceError:
-    return SourceError(
-        f"The config.json describes no encoder that can be built: {type(error).__name__}.",
-        hint="Use the config.json that belongs to these weights.",
-        reason="InvalidConfig",
-    )
-
-
-def _random(config: PreTrainedConfig, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    try:
-        module: nn.Module = MODEL_CLASSES[config.model_type](config, add_pooling_layer=False)
-    except Exception as error:
-        raise _invalid_config(error) from error
-    return module.float()
-
-
-def _trained(config: PreTrainedConfig, source: Source) -> nn.Module:
-    module: nn.Module
-    weights = weights_of(source)
-    try:
-        module, loading = MODEL_CLASSES[config.model_type].from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            add_pooling_layer=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            dtype=torch.float32,
-        )
-    except Exception as error:
-        raise _invalid_config(error) from error
-    wrong = sorted(loading["missing_keys"]) + sorted(str(k) for k in loading["mismatched_keys"])
-    if wrong:
-        raise SourceError(
-            f"The weights do not fit the architecture: {len(wrong)} tensors are missing or have "
-            f"another shape, first '{wrong[0]}'.",
-            hint="Use the config.json that belongs to these weights.",
-            reason="WeightsDoNotFit",
-        )
-    return module
-
-
 def _preprocessing(plan: Plan, config: PreTrainedConfig) -> TextPreprocessing:
-    positions = int(config.max_position_embeddings)
+    # T5 knows distances between tokens instead of a table of positions: any length will do.
+    positions = int(getattr(config, "max_position_embeddings", UNLIMITED))
     if plan.entry and isinstance(plan.entry.preprocessing, TextPreprocessing):
         given = plan.entry.preprocessing
         return given.model_copy(update={"max_length": min(given.max_length, positions)})
-    return TextPreprocessing(max_length=min(512, positions))
+    return TextPreprocessing(max_length=min(USUAL_LENGTH, positions))
 
 
 def _postprocessing(plan: Plan, source: Source) -> EmbeddingPostprocessing:
@@ -158,6 +89,11 @@ def _signature(hidden: int) -> Signature:
             TensorSpec(name="sentence_embedding", datatype=Datatype.FP32, shape=(-1, hidden)),
         ),
     )
+
+
+def _token_vectors(hidden: int) -> TensorSpec:
+    """What the class returns: vectors of tokens."""
+    return TensorSpec(name="last_hidden_state", datatype=Datatype.FP32, shape=(-1, -1, hidden))
 
 
 def _tokenizer(

@@ -13,6 +13,7 @@ from deepseek_api.suggest import did_you_mean
 from deepseek_api.vocabulary import Datatype
 from timm.data.config import resolve_model_data_config
 from timm.data.imagenet_info import ImageNetInfo
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from deepseek_engine.prepare.architectures.base import LoadedModel, Plan, weights_of
@@ -20,6 +21,7 @@ from deepseek_engine.prepare.sources import Source
 from deepseek_engine.prepare.state_dicts import StateDict
 
 IMAGENET_CLASSES = 1000
+LABELS = "labels.txt"
 
 
 def load_vision(plan: Plan, source: Source) -> LoadedModel:
@@ -33,27 +35,37 @@ def load_vision(plan: Plan, source: Source) -> LoadedModel:
     if not plan.random_weights:
         _load_weights(module, weights_of(source), plan.name)
     preprocessing = _preprocessing(plan, module)
-    labels = _labels(classes)
+    labels = _labels(plan, classes)
     return LoadedModel(
-        family="vision",
+        family="vision-transformer" if isinstance(module, VisionTransformer) else "vision",
         module=module.eval(),
         architecture=f"timm/{plan.name}",
         task=plan.task,
         model_type=plan.entry.type if plan.entry else "CV",
         signature=_signature(preprocessing.size, classes),
         preprocessing=preprocessing,
-        postprocessing=ClassificationPostprocessing(labels="labels.txt" if labels else None),
-        shared_files={"labels.txt": labels} if labels else {},
+        postprocessing=ClassificationPostprocessing(labels=LABELS),
+        shared_files={LABELS: labels},
         torch_class=plan.name,
-        torch_config={"num_classes": classes},
+        torch_config={**_arguments(plan), "num_classes": classes},
         random_weights=plan.random_weights,
     )
 
 
 def _build(plan: Plan, classes: int) -> nn.Module:
+    arguments = _arguments(plan)
     torch.manual_seed(plan.seed)
     try:
-        module: nn.Module = timm.create_model(plan.name, pretrained=False, num_classes=classes)
+        module: nn.Module = timm.create_model(
+            plan.name, pretrained=False, num_classes=classes, **arguments
+        )
+    except (AssertionError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise SourceError(
+            f"The config.json describes no '{plan.name}' that can be built: "
+            f"{type(error).__name__}.",
+            hint="Use the config.json that belongs to these weights.",
+            reason="InvalidConfig",
+        ) from error
     except RuntimeError as error:
         raise SourceError(
             f"timm has no architecture '{plan.name}'.",
@@ -62,6 +74,11 @@ def _build(plan: Plan, classes: int) -> nn.Module:
             reason="UnknownArchitecture",
         ) from error
     return module
+
+
+def _arguments(plan: Plan) -> dict[str, Any]:
+    """What the architecture is built with beside its name: ``model_args`` of the config.json."""
+    return {str(key): value for key, value in dict(plan.config.get("model_args") or {}).items()}
 
 
 def _load_weights(module: nn.Module, weights: StateDict, architecture: str) -> None:
@@ -132,10 +149,14 @@ def _signature(size: int, classes: int) -> Signature:
     )
 
 
-def _labels(classes: int) -> bytes:
-    """ImageNet's names, one a line, for models with its thousand classes; else nothing."""
-    if classes != IMAGENET_CLASSES:
-        return b""
-    info = ImageNetInfo()
-    names = [info.index_to_description(index) for index in range(classes)]
+def _labels(plan: Plan, classes: int) -> bytes:
+    """Names of classes, one a line: the config's own, ImageNet's for a thousand, else numbers."""
+    given = plan.config.get("label_names")
+    if isinstance(given, list) and len(given) == classes:
+        names = [" ".join(str(name).split()) for name in given]
+    elif classes == IMAGENET_CLASSES:
+        info = ImageNetInfo()
+        names = [info.index_to_description(index) for index in range(classes)]
+    else:
+        names = [str(index) for index in range(classes)]
     return ("\n".join(names) + "\n").encode()

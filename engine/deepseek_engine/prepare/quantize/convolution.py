@@ -1,4 +1,4 @@
-"""Static int8 for convolutional networks: QDQ graphs, calibrated on photographs.
+"""Static int8 for convolutional networks: QDQ graphs, calibrated on pictures or volumes.
 
 Rounding weights shifts the mean of every channel, and a network of depthwise convolutions adds the
 shifts up: with weights in [-64, 64] the cosine to fp32 logits falls to 0.965 on EfficientNet-Lite0.
@@ -71,19 +71,28 @@ class Layer:
 
 
 def quantize_convolutions(
-    graph: onnx.ModelProto, calibration: Array, *, weight_range: WeightRange, threads: int
+    graph: onnx.ModelProto,
+    calibration: Array,
+    *,
+    weight_range: WeightRange,
+    threads: int,
+    kinds: Sequence[str] | None = None,
+    keep_ends: bool = False,
 ) -> onnx.ModelProto:
     """Return an int8 graph.
 
     Args:
         graph: fp32, batch normalization folded, weights as initializers.
-        calibration: FP32 ``[N, 3, H, W]``, preprocessed pictures.
+        calibration: FP32 ``[N, C, ...]``, preprocessed pictures or volumes.
         weight_range: what the target's instructions allow.
         threads: threads of the calibrating sessions.
+        kinds: operators that become int8, with those between them; default: all that can.
+        keep_ends: whether the layers that read the input or write the output stay fp32.
     """
     corrected = onnx.ModelProto()
     corrected.CopyFrom(graph)
-    layers = list(_layers(corrected))
+    kept = _ends(corrected) if keep_ends else []
+    layers = [layer for layer in _layers(corrected) if layer.node.name not in kept]
     means = _mean_inputs(corrected, layers, calibration, threads=threads)
     scales = {
         layer.node.input[1]: _round_and_correct(
@@ -103,9 +112,20 @@ def quantize_convolutions(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=list(kinds) if kinds else None,
+            nodes_to_exclude=kept,
             extra_options={"TensorQuantOverrides": _given_scales(scales)},
         )
         return onnx.load(str(target))
+
+
+def _ends(graph: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that read the graph's input or write its output."""
+    inputs, outputs = (
+        {value.name for value in side} for side in (graph.graph.input, graph.graph.output)
+    )
+    nodes = graph.graph.node
+    return [n.name for n in nodes if inputs & set(n.input) or outputs & set(n.output)]
 
 
 def _layers(graph: onnx.ModelProto) -> Iterator[Layer]:

@@ -1,4 +1,4 @@
-"""Int8 for encoders: weights per output channel, activations per token while the model runs.
+"""Int8 for transformers: weights per output channel, activations per token while the model runs.
 
 ONNX Runtime's dynamic quantization has one activation scale for a whole batch: one loud token
 coarsens every sentence, and an answer depends on the sentences that it shares a batch with. Here
@@ -17,6 +17,7 @@ from collections.abc import Set
 import numpy as np
 import onnx
 
+from deepseek_engine.codec import Array
 from deepseek_engine.prepare.quant.kinds import LayerType
 from deepseek_engine.prepare.quantize.graph import GraphRewriter
 from deepseek_engine.prepare.quantize.ranges import (
@@ -27,19 +28,25 @@ from deepseek_engine.prepare.quantize.ranges import (
 
 GELU_FLOOR = 0.17
 """GELU's minimum is -0.16997."""
+REARRANGING = frozenset(
+    {"Add", "Div", "Gather", "Mul", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
+)
+"""Operators between a projection and the attention that reads it."""
+STEPS = 9
+"""How many of them there are at most."""
 TINY = 1e-6
 """Added to a row's largest magnitude, so that a row of zeros divides by something."""
 
 
 class Part(enum.Enum):
-    """What the weights of an encoder do."""
+    """What the weights of a transformer do."""
 
     @property
     def type(self) -> LayerType:
         """The word by which policies know it."""
         return _TYPES[self]
 
-    EMBEDDING = "embedding tables"
+    EMBEDDING = "embedding tables, and the product that gives the scores of tokens"
     VALUE = "value projections of attention"
     ATTENTION = "query, key and output projections of attention"
     FEED_FORWARD = "feed-forward layers"
@@ -66,8 +73,9 @@ def quantize_encoder(
     """
     graph = GraphRewriter(model)
     for node in graph.original:
-        if graph.is_weight_product(node) and part_of(graph, node) in parts:
-            _int8_product(graph, node, weight_range)
+        weights = graph.weights(node)
+        if weights is not None and part_of(graph, node) in parts:
+            _int8_product(graph, node, weights, weight_range)
         elif graph.is_embedding(node) and Part.EMBEDDING in parts:
             _int8_embedding(graph, node)
         else:
@@ -76,33 +84,49 @@ def quantize_encoder(
 
 
 def part_of(graph: GraphRewriter, product: onnx.NodeProto) -> Part:
-    """The part that a product of activations and weights belongs to."""
-    depth, columns = graph.array(product.input[1]).shape
-    if depth != columns:
-        return Part.FEED_FORWARD
-    return Part.VALUE if _feeds_attention_values(graph, product) else Part.ATTENTION
+    """The part that a product of activations and weights belongs to, by what surrounds it."""
+    if graph.is_output(product.output[0]):
+        return Part.EMBEDDING
+    found = _attention_reached(graph, product.output[0], steps=STEPS)
+    if found is None and _comes_from_attention(graph, product.input[0]):
+        return Part.ATTENTION
+    return found or Part.FEED_FORWARD
 
 
-def _feeds_attention_values(graph: GraphRewriter, product: onnx.NodeProto) -> bool:
-    """Whether a result reaches, only added to and rearranged, the right side of ``P @ V``."""
-    name = product.output[0]
-    for _ in range(6):
-        readers = graph.readers(name)
-        if len(readers) != 1:
-            return False
-        if readers[0].op_type == "MatMul":
-            left = graph.producer(readers[0].input[0])
-            return left is not None and left.op_type == "Softmax" and name == readers[0].input[1]
-        if readers[0].op_type not in {"Add", "Reshape", "Transpose"}:
-            return False
-        name = readers[0].output[0]
-    return False
+def _attention_reached(graph: GraphRewriter, name: str, *, steps: int) -> Part | None:
+    """Whether a value reaches a product of activations, only added to and rearranged.
+
+    A projection that makes query, key and value at once counts as one of values.
+    """
+    found = None
+    for reader in graph.readers(name) if steps else ():
+        if reader.op_type == "MatMul" and graph.weights(reader) is None:
+            left = graph.producer(reader.input[0])
+            if name == reader.input[1] and left is not None and left.op_type == "Softmax":
+                return Part.VALUE
+            found = Part.ATTENTION
+        elif reader.op_type in REARRANGING:
+            for output in reader.output:
+                part = _attention_reached(graph, output, steps=steps - 1)
+                if part is Part.VALUE:
+                    return part
+                found = found or part
+    return found
 
 
-def _int8_product(graph: GraphRewriter, node: onnx.NodeProto, weight_range: WeightRange) -> None:
-    """``y = peak * (quantize(x / peak) @ W) + bias`` with ``peak`` per row."""
+def _comes_from_attention(graph: GraphRewriter, name: str) -> bool:
+    """Whether a value is a product of activations, only rearranged."""
+    node = graph.producer(name)
+    while node is not None and node.op_type in {"Reshape", "Transpose"}:
+        node = graph.producer(node.input[0])
+    return node is not None and node.op_type == "MatMul" and graph.weights(node) is None
+
+
+def _int8_product(
+    graph: GraphRewriter, node: onnx.NodeProto, weights: Array, weight_range: WeightRange
+) -> None:
+    """``y = peak * (quantize(x / peak) @ W) + bias`` with ``peak`` per row, W ``[K, N]``."""
     source, name = node.input[0], node.input[1]
-    weights = graph.array(name)
     if weight_range is WeightRange.FULL:
         values, scales = round_channels(weights, axis=1)
     else:

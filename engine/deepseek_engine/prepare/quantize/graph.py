@@ -45,9 +45,34 @@ class GraphRewriter:
             tensor is not None and len(tensor.dims) == 2 and tensor.data_type == TensorProto.FLOAT
         )
 
-    def is_weight_product(self, node: onnx.NodeProto) -> bool:
-        """Whether a node multiplies activations by a constant matrix ``[K, N]``."""
-        return node.op_type == "MatMul" and self.is_matrix(node.input[1])
+    def is_vector(self, name: str) -> bool:
+        """Whether a name is a constant with one dimension."""
+        return name in self._constants and len(self._constants[name].dims) == 1
+
+    def weights(self, node: onnx.NodeProto) -> Array | None:
+        """The constant matrix ``[K, N]`` that a node multiplies activations by.
+
+        None for other nodes, and for those that add what is not a constant vector. The matrix may
+        be stored transposed, as a table that is also the head of a decoder is.
+        """
+        if node.op_type == "Gemm":
+            given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            plain = given.get("alpha", 1.0) == 1.0 == given.get("beta", 1.0)
+            turned_over = given.get("transA", 0) or given.get("transB", 0)
+            if not plain or turned_over or not all(map(self.is_vector, node.input[2:])):
+                return None
+        elif node.op_type != "MatMul":
+            return None
+        if self.is_matrix(node.input[1]):
+            return self.array(node.input[1])
+        turned = self.producer(node.input[1])
+        if turned is None or turned.op_type != "Transpose" or not self.is_matrix(turned.input[0]):
+            return None
+        return self.array(turned.input[0]).T
+
+    def is_output(self, name: str) -> bool:
+        """Whether a value is an output of the graph."""
+        return any(output.name == name for output in self._model.graph.output)
 
     def is_embedding(self, node: onnx.NodeProto) -> bool:
         """Whether a node picks rows of a large constant FP32 table."""
@@ -80,13 +105,17 @@ class GraphRewriter:
     def take_bias(self, node: onnx.NodeProto) -> tuple[str, Array | None]:
         """Absorb the constant vector that is added to a product, if that is all that reads it.
 
+        A ``Gemm`` has its own.
+
         Returns:
             The name that the new node's result must have, and the bias.
         """
+        if len(node.input) > 2:
+            return node.output[0], self.array(node.input[2])
         readers = self.readers(node.output[0])
         if len(readers) == 1 and readers[0].op_type == "Add":
             for name in readers[0].input:
-                if name in self._constants and len(self._constants[name].dims) == 1:
+                if self.is_vector(name):
                     self._dropped.add(readers[0].output[0])
                     return readers[0].output[0], self.array(name)
         return node.output[0], None
@@ -129,10 +158,14 @@ class GraphRewriter:
     def finish(self) -> onnx.ModelProto:
         """The new graph."""
         graph = self._model.graph
-        used = {name for node in self._emitted for name in node.input}
-        used |= {output.name for output in graph.output}
+        used = {output.name for output in graph.output}
+        kept: list[onnx.NodeProto] = []
+        for node in reversed(self._emitted):  # what only a replaced node read is left out
+            if used & set(node.output):
+                kept.append(node)
+                used.update(node.input)
         del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(self._emitted)
+        graph.node.extend(reversed(kept))
         graph.initializer.extend(t for t in self._constants.values() if t.name in used)
         if all(opset.domain != MICROSOFT for opset in self._model.opset_import):
             self._model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
