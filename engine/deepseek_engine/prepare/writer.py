@@ -176,6 +176,14 @@ def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.contiguous() for key, value in state.items()}
 
 
+def _untied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each tensor once: of several names for one (a table that is also the head) the first."""
+    seen: dict[tuple[int, torch.Size], str] = {}
+    for name, value in state.items():
+        seen.setdefault((value.data_ptr() or id(value), value.shape), name)
+    return {name: state[name] for name in seen.values()}
+
+
 def _inline_constants(graph: onnx.ModelProto) -> list[TensorProto]:
     constants = (node for node in graph.graph.node if node.op_type == "Constant")
     return [a.t for node in constants for a in node.attribute if a.name == "value"]
