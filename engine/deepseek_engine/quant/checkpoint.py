@@ -26,16 +26,23 @@ from deepseek_engine.quant.encoding import DATA, PARTS, SCALE, decode
 from deepseek_engine.quant.exchange import (
     can_quantize,
     exchange,
+    is_linear,
     quantized_layer,
+    weight_matrix,
     weight_owners,
     weight_shape,
 )
+from deepseek_engine.quant.layers import CastLinear, QuantizedLayer
 from deepseek_engine.quant.schemes import Scheme, scheme_from_config
 from deepseek_engine.quant.tensor_files import TensorFile, TensorSpec
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 METHOD = "compressed-tensors"
+OWN_KEY = "deepseek_quantization"
+"""Where ``config.json`` says what other readers of the format do not need."""
+DTYPES_OF_SCHEMES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Types of schemes that are plain floating point."""
 SHOWN = 4
 """Names that an error lists."""
 
@@ -150,6 +157,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
     schemes = checkpoint.quantized_layers()
     for layer, scheme in schemes.items():
         _load_quantized(module, layer, scheme, checkpoint)
+    _cast_layers(module, checkpoint.config)
     used = {f"{layer}.{part}" for layer in schemes for part in (DATA, *PARTS)}
     shared = {id(tensor): name for name, tensor in _named_tensors(module) if name in checkpoint}
     missing = []
@@ -187,6 +195,21 @@ def _load_quantized(module: nn.Module, layer: str, scheme: Scheme, checkpoint: C
             exchange(module, sharing, quantized_layer(sharing, weight, scheme))
 
 
+def _cast_layers(module: nn.Module, config: Mapping[str, Any]) -> None:
+    """Exchange linear layers that compute in a 16-bit type of their own."""
+    own = config.get(OWN_KEY)
+    listed = own.get("cast") if isinstance(own, Mapping) else None
+    for name, scheme in dict(listed or {}).items():
+        try:
+            found = module.get_submodule(str(name))
+        except AttributeError:
+            raise _other_tensors([], [str(name)]) from None
+        dtype = DTYPES_OF_SCHEMES.get(str(scheme))
+        if dtype is not None and is_linear(found):
+            bias = found._parameters.get("bias")
+            exchange(module, found, CastLinear(weight_matrix(found), bias, dtype))
+
+
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and stored buffers by every name; not those of quantized weights."""
     for prefix, part in module.named_modules(remove_duplicate=False):
@@ -195,7 +218,7 @@ def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             for name, buffer in part._buffers.items()
             if name not in part._non_persistent_buffers_set
         }
-        stored = {"data", "scale", "zero_point"} if hasattr(part, "quantized") else set()
+        stored = QuantizedLayer.STORED if isinstance(part, QuantizedLayer) else frozenset()
         for name, tensor in held.items():
             if tensor is not None and name not in stored:
                 yield f"{prefix}.{name}" if prefix else name, tensor
@@ -203,9 +226,9 @@ def _named_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 @torch.no_grad()
 def _copy(tensor: torch.Tensor, checkpoint: Checkpoint, name: str) -> None:
-    spec = checkpoint.spec(name)
-    if spec.shape != tuple(tensor.shape):
-        raise _wrong_shape(name, spec.shape, tuple(tensor.shape))
+    spec, wanted = checkpoint.spec(name), tuple(tensor.shape)
+    if spec.shape != wanted:
+        raise _wrong_shape(name, spec.shape, wanted)
     tensor.copy_(checkpoint.read(name))
 
 

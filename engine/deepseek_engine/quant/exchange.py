@@ -26,6 +26,11 @@ def is_conv1d_of_transformers(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer multiplies its input by its weight and does nothing else."""
+    return type(module) is nn.Linear or is_conv1d_of_transformers(module)
+
+
 def can_quantize(module: nn.Module) -> bool:
     """Whether there is a quantized layer that can stand for a module.
 
@@ -34,7 +39,7 @@ def can_quantize(module: nn.Module) -> bool:
     kind = type(module)
     if kind is nn.Embedding:
         return isinstance(module, nn.Embedding) and module.max_norm is None
-    return kind is nn.Linear or kind in CONVOLUTIONS or is_conv1d_of_transformers(module)
+    return is_linear(module) or kind in CONVOLUTIONS
 
 
 def weight_matrix(module: nn.Module) -> torch.Tensor:
@@ -63,7 +68,7 @@ def quantized_layer(module: nn.Module, weight: LayerWeight, scheme: Scheme) -> Q
         return CONVOLUTIONS[type(module)](module, weight, scheme)
     if isinstance(module, nn.Embedding):
         return QuantizedEmbedding(weight, scheme, dtype=like.weight.dtype)
-    if type(module) is nn.Linear or is_conv1d_of_transformers(module):
+    if is_linear(module):
         return QuantizedLinear(weight, scheme, bias=like.bias, dtype=like.weight.dtype)
     raise TypeError(f"no quantized layer stands for {type(module).__name__}")
 

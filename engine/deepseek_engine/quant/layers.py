@@ -28,6 +28,8 @@ from deepseek_engine.quant.schemes import Scheme, scheme_named
 class QuantizedLayer(nn.Module):
     """What all quantized layers have in common: the weight, the bias and how they are moved."""
 
+    STORED = frozenset({"data", "scale", "zero_point"})
+    """Names of the buffers that hold the weight."""
     data: torch.Tensor
     scale: torch.Tensor
     zero_point: torch.Tensor | None
@@ -83,6 +85,11 @@ class QuantizedLayer(nn.Module):
             layout=self._layout,
         )
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of `weight`."""
+        return self._shape
+
     def use_tiles(self) -> None:
         """Rearrange int4 values once as GPU kernels read them best; other schemes stay."""
         weight = self.quantized
@@ -103,7 +110,7 @@ class QuantizedLayer(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Move like any module, and be cast without touching stored values and scales."""
-        kept = {name: self._buffers[name] for name in ("data", "scale", "zero_point")}
+        kept = {name: self._buffers[name] for name in self.STORED}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._like = fn(self._like)
         for name, before in kept.items():

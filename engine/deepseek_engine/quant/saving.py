@@ -15,17 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from deepseek_engine.quant.checkpoint import INDEX, METHOD, SINGLE
+from deepseek_engine.quant.checkpoint import INDEX, METHOD, OWN_KEY, SINGLE
 from deepseek_engine.quant.encoding import encoded_specs
 from deepseek_engine.quant.schemes import Scheme, WeightFormat
 from deepseek_engine.quant.tensor_files import TensorSpec
 
 FORMAT_VERSION = "0.15.0"
 """The version of compressed-tensors whose description of groups is written."""
-OWN_KEY = "deepseek_quantization"
-"""Where ``config.json`` says what readers of the format do not need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +95,16 @@ def write_config(
     kept: Iterable[str],
     own: Mapping[str, Any],
 ) -> None:
-    """Write ``config.json`` with the description of the quantized layers, if there are any."""
+    """Write ``config.json`` with the description of the quantized layers, if there are any.
+
+    Args:
+        folder: of the checkpoint.
+        config: of the original.
+        layers: what is quantized.
+        kept: linear layers that are not.
+        own: what only this project's reader uses, under `OWN_KEY`: the policy's name, and under
+            ``cast`` linear layers that compute in a 16-bit type of their own.
+    """
     found = dict(config)
     planned = list(layers)
     found.pop("quantization_config", None)
@@ -119,8 +124,3 @@ def write_index(folder: Path, files: Iterable[PlannedFile]) -> None:
         "weight_map": {name: file.name for file in planned for name in file.specs},
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def dtype_of(scheme: Scheme) -> torch.dtype:
-    """The torch type of a scheme that is plain floating point."""
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[scheme.name]

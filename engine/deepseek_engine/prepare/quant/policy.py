@@ -167,6 +167,23 @@ class Policy:
         return Choice(None if name == KEEP else SCHEMES[name], wanted, "; ".join(reasons))
 
 
+def check_overrides(policy: Policy, layers: Sequence[Layer]) -> None:
+    """Refuse rules of the user that match nothing: a name was misspelt.
+
+    Raises:
+        ConfigurationError: it names the rule.
+    """
+    for rule in policy.overrides:
+        if not any(map(rule.matches, layers)):
+            what = f"names '{rule.names}'" if rule.names else f"types {sorted(rule.types)}"
+            raise ConfigurationError(
+                f"The rule for {what} matches no layer.",
+                hint="Names are those of the checkpoint without '.weight'; patterns may hold * "
+                "and ?.",
+                reason="RuleMatchesNothing",
+            )
+
+
 def _refusal(scheme: Scheme, layer: Layer) -> tuple[str, str] | None:
     """Why a layer cannot have a scheme, and what it gets instead (empty: the default)."""
     if not scheme.quantized:

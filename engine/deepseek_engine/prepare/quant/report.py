@@ -87,6 +87,8 @@ class QuantizationReport:
     """Biases, norms and everything else that is no layer's weight."""
     other_bytes_after: int
     other_parameters: int
+    rest: str = "keep"
+    """The scheme of what is no layer's weight."""
     accuracy: Accuracy | None = None
     speed: Speed | None = None
 

@@ -100,7 +100,7 @@ def quantize_weight(weight: torch.Tensor, scheme: Scheme, *, layer: str = "") ->
         PrecisionError: K is not a multiple of the scheme's group.
     """
     check_weight(weight, layer)
-    values = weight.detach().float()
+    values = weight.detach().float().contiguous()  # stored values keep its strides
     if scheme.granularity is Granularity.GROUP:
         groups = split_groups(values, scheme.group_size, layer)
         grid = best_grid(groups, symmetric=scheme.symmetric)

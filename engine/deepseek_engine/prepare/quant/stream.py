@@ -22,15 +22,14 @@ import torch
 from deepseek_api.errors import ConfigurationError, ErrorCode, SourceError
 
 from deepseek_engine.prepare.quant.kinds import Layer, is_transposed, layer_of_tensor
-from deepseek_engine.prepare.quant.policy import KEEP, Choice, Policy, Rule
+from deepseek_engine.prepare.quant.policy import KEEP, Choice, Policy, check_overrides
 from deepseek_engine.prepare.quant.report import LayerReport, QuantizationReport
 from deepseek_engine.prepare.quant.rounding import cast_to, quantize_weight
-from deepseek_engine.quant.checkpoint import SINGLE, Checkpoint
+from deepseek_engine.quant.checkpoint import DTYPES_OF_SCHEMES, SINGLE, Checkpoint
 from deepseek_engine.quant.encoding import SCALE, SHAPE, ZERO, encode
 from deepseek_engine.quant.saving import (
     PlannedFile,
     PlannedLayer,
-    dtype_of,
     write_config,
     write_index,
 )
@@ -71,7 +70,7 @@ class _Tensor:
     def dtype(self) -> torch.dtype:
         """The type of a tensor without scales."""
         scheme = self.choice.scheme if self.choice else None
-        return self.spec.dtype if scheme is None else dtype_of(scheme)
+        return self.spec.dtype if scheme is None else DTYPES_OF_SCHEMES[scheme.name]
 
     def planned_layer(self) -> PlannedLayer | None:
         """Its place in the new checkpoint, if it gets scales."""
@@ -130,16 +129,12 @@ def quantize_checkpoint(
 def _plan(checkpoint: Checkpoint, policy: Policy) -> dict[str, list[_Tensor]]:
     """What becomes of every tensor, by the name of the new file."""
     model_type = str(checkpoint.config.get("model_type", ""))
-    unused = list(policy.overrides)
     plan: dict[str, list[_Tensor]] = {}
     for name, file in checkpoint.files.items():
         target = SINGLE if len(checkpoint.files) == 1 else name
         tensors = [_plan_tensor(key, spec, policy, model_type) for key, spec in file.specs.items()]
-        layers = [tensor.layer for tensor in tensors if tensor.layer]
-        unused = [rule for rule in unused if not any(map(rule.matches, layers))]
         plan[target] = tensors
-    if unused:
-        raise _matches_nothing(unused[0])
+    check_overrides(policy, [t.layer for each in plan.values() for t in each if t.layer])
     return plan
 
 
@@ -188,6 +183,7 @@ def _write(
         other_bytes_before=sum(tensor.spec.nbytes for tensor in others),
         other_bytes_after=sum(s.nbytes for tensor in others for s in tensor.specs().values()),
         other_parameters=sum(math.prod(tensor.spec.shape) for tensor in others),
+        rest=policy.default,
     )
 
 
@@ -200,9 +196,19 @@ def _describe(
 ) -> None:
     layers = [planned for tensor in tensors if (planned := tensor.planned_layer())]
     kept = [t.layer.name for t in tensors if t.layer and not t.scheme and t.layer.kind == "linear"]
-    own = {"policy": policy.name, "transposed": [t.name for t in tensors if t.transposed]}
+    own = {"policy": policy.name, "cast": _cast(tensors) if layers else {}}
     write_config(folder, checkpoint.config, layers, kept, own)
     write_index(folder, files)
+
+
+def _cast(tensors: list[_Tensor]) -> dict[str, str]:
+    """Linear layers for which the policy chose a floating point type, by name."""
+    return {
+        tensor.layer.name: tensor.choice.scheme.name
+        for tensor in tensors
+        if tensor.layer and tensor.layer.kind == "linear" and not tensor.scheme
+        and tensor.choice and tensor.choice.scheme
+    }  # fmt: skip
 
 
 def _write_tensor(checkpoint: Checkpoint, writer: TensorWriter, tensor: _Tensor) -> float | None:
@@ -308,12 +314,3 @@ def _check_space(target: Path, plan: dict[str, list[_Tensor]]) -> None:
             code=ErrorCode.RESOURCE_EXHAUSTED,
             reason="DiskFull",
         )
-
-
-def _matches_nothing(rule: Rule) -> ConfigurationError:
-    what = f"names '{rule.names}'" if rule.names else f"types {sorted(rule.types)}"
-    return ConfigurationError(
-        f"The rule for {what} matches no layer of the checkpoint.",
-        hint="Names are those of the checkpoint without '.weight'; patterns may hold * and ?.",
-        reason="RuleMatchesNothing",
-    )
