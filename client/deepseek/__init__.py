@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from deepseek._engine import InferenceEngine
     from deepseek._fusion import deepseek_fuse
     from deepseek._quantization import QuantizationMode, adaptive_quantization
+    from deepseek._weights import block_quantize, dynamic_pruning
     from deepseek._wire import ModelMetadata, Result, TensorSpec
 
 __version__ = "0.1.0"
@@ -67,8 +68,10 @@ __all__ = [
     "TensorSpec",
     "__version__",
     "adaptive_quantization",
+    "block_quantize",
     "deepseek_fuse",
     "dynamic_batching",
+    "dynamic_pruning",
 ]
 
 _HOME = {
@@ -82,7 +85,9 @@ _HOME = {
     "TensorSpec": "deepseek._wire",
     "adaptive_quantization": "deepseek._quantization",
     "deepseek_fuse": "deepseek._fusion",
+    "block_quantize": "deepseek._weights",
     "dynamic_batching": "deepseek._batching",
+    "dynamic_pruning": "deepseek._weights",
 }
 
 
