@@ -1,6 +1,7 @@
 """``deepseek_fuse`` under the name that users know; needs torch and Triton.
 
-The decorator itself is `deepseek_kernels.fusion`. This is the client's only importer of kernels.
+The decorator itself is `deepseek_kernels.fusion`. Besides `_weights`, which imports kernels when
+its functions are called, this is the only importer of kernels in the client.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Functions on single weight tensors: block-wise int8 and pruning.
 
 Why it exists: notebooks look at what compression does to a tensor before a whole model is prepared.
-This is the SDK's only importer of the kernels. torch and Triton are imported by the first call, so
-that ``from deepseek import block_quantize`` costs nothing.
+With `_fusion` this is the SDK's only importer of the kernels. torch and Triton are imported by the
+first call, so that ``from deepseek import block_quantize`` costs nothing.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ beats cuDNN is a matter of shapes and measured, not assumed.
 
 Layout: x ``[B, C_in, D, H, W]`` and w ``[C_out, C_in, kD, kH, kW]``, both contiguous; y
 ``[B, C_out, D', H', W']`` with ``D' = (D + 2 pad - dil (kD - 1) - 1) // stride + 1``, likewise for
-H and W. As a product: M = D' H' W' positions of one sample, N = C_out, K = C_in kD kH kW.
+H and W. As a product of one sample: ``[C_out, K] x [K, P]`` with K = C_in kD kH kW products for
+each of P = D' H' W' positions. Positions are the last axis, so that neighbouring threads read and
+write neighbouring numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from deepseek_kernels.ops.elementwise import (
 __all__ = ["conv3d", "launch", "reference"]
 
 Triple = int | tuple[int, int, int]
-_BLOCK_M, _BLOCK_N, _BLOCK_K = 128, 64, 32
+_BLOCK_C, _BLOCK_P, _BLOCK_K = 64, 64, 32
 
 
 def conv3d(
@@ -116,9 +118,9 @@ def _kernel(
     height: tl.tensor,
     width: tl.tensor,
     channels_out: tl.tensor,
-    out_depth: tl.tensor,
     out_height: tl.tensor,
     out_width: tl.tensor,
+    positions: tl.tensor,
     stride_d: tl.tensor,
     stride_h: tl.tensor,
     stride_w: tl.tensor,
@@ -133,42 +135,42 @@ def _kernel(
     DIL_W: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     RELU: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    positions = out_depth * out_height * out_width
     taps = channels_in * KD * KH * KW
-    blocks_m = tl.cdiv(positions, BLOCK_M)
-    sample = (tl.program_id(0) // blocks_m).to(tl.int64)
-    m = (tl.program_id(0) % blocks_m) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    blocks = tl.cdiv(positions, BLOCK_P)
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    p = (tl.program_id(0) % blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     # Where the window of each position begins; may lie in the padding.
-    first_d = m // (out_width * out_height) * stride_d - pad_d
-    first_h = m // out_width % out_height * stride_h - pad_h
-    first_w = m % out_width * stride_w - pad_w
+    first_d = p // (out_width * out_height) * stride_d - pad_d
+    first_h = p // out_width % out_height * stride_h - pad_h
+    first_w = p % out_width * stride_w - pad_w
     x_ptr += sample * channels_in * depth * height * width
     y_ptr += sample * channels_out * positions
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    total = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     for start in range(0, taps, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
+        held = (c < channels_out)[:, None] & (k < taps)[None, :]
+        a = tl.load(w_ptr + c[:, None] * taps + k[None, :], mask=held, other=0.0)
         channel = k // (KD * KH * KW)
-        d = first_d[:, None] + (k // (KH * KW) % KD * DIL_D)[None, :]
-        h = first_h[:, None] + (k // KW % KH * DIL_H)[None, :]
-        w = first_w[:, None] + (k % KW * DIL_W)[None, :]
-        inside = (m < positions)[:, None] & (k < taps)[None, :]
+        d = (k // (KH * KW) % KD * DIL_D)[:, None] + first_d[None, :]
+        h = (k // KW % KH * DIL_H)[:, None] + first_h[None, :]
+        w = (k % KW * DIL_W)[:, None] + first_w[None, :]
+        inside = (k < taps)[:, None] & (p < positions)[None, :]
         inside = inside & (d >= 0) & (d < depth) & (h >= 0) & (h < height) & (w >= 0) & (w < width)
-        source = ((channel[None, :] * depth + d) * height + h) * width + w
-        a = tl.load(x_ptr + source, mask=inside, other=0.0)
-        held = (k < taps)[:, None] & (n < channels_out)[None, :]
-        b = tl.load(w_ptr + n[None, :] * taps + k[:, None], mask=held, other=0.0)
+        source = ((channel[:, None] * depth + d) * height + h) * width + w
+        b = tl.load(x_ptr + source, mask=inside, other=0.0)
         total = tl.dot(a, b, total, input_precision="ieee")
     if HAS_BIAS:
-        total += tl.load(bias_ptr + n, mask=n < channels_out, other=0.0).to(tl.float32)[None, :]
+        total += tl.load(bias_ptr + c, mask=c < channels_out, other=0.0).to(tl.float32)[:, None]
     if RELU:
+        # Not a maximum: that would turn NaN into 0.
         total = tl.where(total < 0.0, 0.0, total)
-    target = n[None, :] * positions + m[:, None]
-    mask = (m < positions)[:, None] & (n < channels_out)[None, :]
+    target = c[:, None] * positions + p[None, :]
+    mask = (c < channels_out)[:, None] & (p < positions)[None, :]
     tl.store(y_ptr + target, total.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -181,23 +183,24 @@ def launch(
     y = torch.empty((len(x), weight.shape[0], *sizes), dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y
-    blocks_m = triton.cdiv(math.prod(sizes), _BLOCK_M)
+    blocks = triton.cdiv(math.prod(sizes), _BLOCK_P)
     with on_device_of(x):
-        _kernel[(len(x) * blocks_m, triton.cdiv(weight.shape[0], _BLOCK_N))](
+        _kernel[(len(x) * blocks, triton.cdiv(weight.shape[0], _BLOCK_C))](
             x,
             weight,
             weight if bias is None else bias.contiguous(),
             y,
             *x.shape[1:],
             weight.shape[0],
-            *sizes,
+            *sizes[1:],
+            math.prod(sizes),
             *settings[0:6],
             *weight.shape[2:],
             *settings[6:9],
             HAS_BIAS=bias is not None,
             RELU=relu,
-            BLOCK_M=_BLOCK_M,
-            BLOCK_N=_BLOCK_N,
+            BLOCK_C=_BLOCK_C,
+            BLOCK_P=_BLOCK_P,
             BLOCK_K=_BLOCK_K,
             num_warps=4,
             num_stages=3,

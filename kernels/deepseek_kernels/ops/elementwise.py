@@ -31,7 +31,6 @@ from deepseek_kernels.errors import KernelArgumentError
 __all__ = [
     "FLOATS",
     "LIMITS",
-    "MAX_WIDTH",
     "RowTile",
     "check_float",
     "check_like",
@@ -51,8 +50,6 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """Types that the kernels read; all of them are computed with in float32."""
 LIMITS = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 """Largest magnitude of each type that values are rounded to."""
-MAX_WIDTH = 32768
-"""Longest row that a program holds in registers."""
 
 _SMALLEST_NORMAL = 2.0**-126
 _SMALLEST: tl.constexpr = tl.constexpr(2.0**-126)
@@ -83,12 +80,13 @@ def round_to(scaled: tl.tensor, LIMIT: tl.constexpr, IS_INT8: tl.constexpr) -> t
     # Triton's interpreter, which has no libdevice and whose own rounding to e4m3 loses the carry
     # into the exponent (127.2 becomes 64).
     if IS_INT8:
-        unit = 12582912.0
-        return ((scaled + unit) - unit).to(tl.int8)
-    # Three bits of mantissa: e is 3 below the number's own exponent, and -9 at least.
-    exponent = tl.maximum(scaled.to(tl.int32, bitcast=True) & 0x7F800000, 0x3C800000)
-    unit = (exponent + (20 << 23)).to(tl.float32, bitcast=True) * 1.5
-    return ((scaled + unit) - unit).to(tl.float8e4nv)
+        rounded = ((scaled + 12582912.0) - 12582912.0).to(tl.int8)
+    else:
+        # Three bits of mantissa: e is 3 below the number's own exponent, and -9 at least.
+        exponent = tl.maximum(scaled.to(tl.int32, bitcast=True) & 0x7F800000, 0x3C800000)
+        unit = (exponent + (20 << 23)).to(tl.float32, bitcast=True) * 1.5
+        rounded = ((scaled + unit) - unit).to(tl.float8e4nv)
+    return rounded
 
 
 def scale_of(largest: Tensor, limit: float) -> Tensor:
@@ -175,20 +173,20 @@ class RowTile(NamedTuple):
 
 
 def row_tile(width: int) -> RowTile:
-    """The tile for rows that are read once: 2048 elements or one row, 16 to 64 for each thread."""
+    """The tile for rows that are read once: 2048 elements or one row, 16 to 32 for each thread."""
     columns = triton.next_power_of_2(max(1, width))
     rows = max(1, 2048 // columns)
-    return RowTile(rows, columns, min(16, max(4, rows * columns // 1024)))
+    return RowTile(rows, columns, min(32, max(4, rows * columns // 1024)))
 
 
-def check_rows(name: str, tensor: Tensor) -> None:
+def check_rows(name: str, tensor: Tensor, limit: int) -> None:
     """Refuse what has no rows or rows too long for the registers of one program.
 
     Raises:
         KernelArgumentError: names the argument, its shape and the limit.
     """
     check_float(name, tensor)
-    if tensor.dim() == 0 or tensor.shape[-1] > MAX_WIDTH:
+    if tensor.dim() == 0 or tensor.shape[-1] > limit:
         raise KernelArgumentError(
-            f"{name}: has the shape {list(tensor.shape)}; give [..., N] with N up to {MAX_WIDTH}"
+            f"{name}: has the shape {list(tensor.shape)}; give [..., N] with N up to {limit}"
         )

@@ -33,9 +33,11 @@ from deepseek_kernels.ops.elementwise import (
     symmetric_scale,
 )
 
-__all__ = ["add_norm_quantize", "launch", "norm_quantize", "reference"]
+__all__ = ["MAX_WIDTH", "add_norm_quantize", "launch", "norm_quantize", "reference"]
 
 Kind = Literal["layer", "rms"]
+MAX_WIDTH = 16384
+"""Longest row that a program holds in registers, with all that is optional."""
 
 
 def norm_quantize(
@@ -61,7 +63,7 @@ def norm_quantize(
         Values and scales.
 
     Raises:
-        KernelArgumentError: shapes, types or settings do not fit, or N is above 32768.
+        KernelArgumentError: shapes, types or settings do not fit, or N is above 16384.
     """
     _check(x, weight, bias, kind, out_dtype)
     result: tuple[Tensor, Tensor] = _plain(x, weight, bias, kind == "rms", eps, out_dtype)
@@ -94,7 +96,7 @@ def add_norm_quantize(
         it is the same as that of the sum that the next layer sees.
 
     Raises:
-        KernelArgumentError: shapes, types or settings do not fit, or N is above 32768.
+        KernelArgumentError: shapes, types or settings do not fit, or N is above 16384.
     """
     _check(x, weight, bias, kind, out_dtype)
     check_like("residual", residual, tuple(x.shape), x)
@@ -271,7 +273,7 @@ def _empty(x: Tensor, out_dtype: torch.dtype, with_sum: bool) -> tuple[Tensor, T
 def _check(
     x: Tensor, weight: Tensor, bias: Tensor | None, kind: str, out_dtype: torch.dtype
 ) -> None:
-    check_rows("x", x)
+    check_rows("x", x, MAX_WIDTH)
     check_like("weight", weight, (x.shape[-1],), x)
     if bias is not None:
         check_like("bias", bias, (x.shape[-1],), x)

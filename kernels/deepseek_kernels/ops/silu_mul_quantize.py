@@ -30,7 +30,10 @@ from deepseek_kernels.ops.elementwise import (
     symmetric_scale,
 )
 
-__all__ = ["launch", "reference", "silu_mul_quantize"]
+__all__ = ["MAX_WIDTH", "launch", "reference", "silu_mul_quantize"]
+
+MAX_WIDTH = 32768
+"""Longest row that a program holds in registers."""
 
 
 def silu_mul_quantize(
@@ -49,7 +52,7 @@ def silu_mul_quantize(
     Raises:
         KernelArgumentError: shapes or types do not fit, or N is above 32768.
     """
-    check_rows("gate", gate)
+    check_rows("gate", gate, MAX_WIDTH)
     check_like("up", up, tuple(gate.shape), gate)
     if up.dtype != gate.dtype:
         raise KernelArgumentError(f"up: is {up.dtype}; convert it to {gate.dtype}")

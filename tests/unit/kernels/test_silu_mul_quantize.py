@@ -123,11 +123,15 @@ def test_nothing_in_gives_nothing_out(run: Any, shape: tuple[int, ...]) -> None:
         (lambda: silu_mul_quantize(numbers(2, 8), numbers(2, 8).half()), "up: is torch.float16"),
         (lambda: silu_mul_quantize(torch.tensor(1.0), torch.tensor(1.0)), "gate: has the shape"),
         (
+            lambda: silu_mul_quantize(torch.empty(1, 32769), torch.empty(1, 32769)),
+            "N up to 32768",
+        ),
+        (
             lambda: silu_mul_quantize(numbers(1, 2), numbers(1, 2), out_dtype=torch.int32),
             "out_dtype: is torch.int32; give torch.int8 or torch.float8_e4m3fn",
         ),
     ],
-    ids=["shape", "type", "no axis", "out type"],
+    ids=["shape", "type", "no axis", "wide", "out type"],
 )
 def test_what_does_not_fit_is_named(call: Any, message: str) -> None:
     with pytest.raises(KernelArgumentError, match=message):
