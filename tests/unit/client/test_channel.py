@@ -30,9 +30,10 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         target_of(url)
 
 
-def test_only_unavailable_is_retried() -> None:
+def test_only_what_another_server_may_answer_is_retried() -> None:
     config = json.loads(str(dict(options(None))["grpc.service_config"]))
-    assert config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    policy = config["methodConfig"][0]["retryPolicy"]
+    assert policy["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
 
 
 @pytest.mark.parametrize(

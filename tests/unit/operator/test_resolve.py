@@ -132,16 +132,18 @@ def test_what_cannot_be_served_says_why_and_what_to_do(case: str) -> None:
     assert not found.servable
 
 
+UNAVAILABLE = CATALOG.merged(
+    {
+        "bert-base": CATALOG.get("bert-base").to_wire()
+        | {"availability": "It cannot run. Use minilm."}
+    }
+)
+
+
 def test_an_entry_that_cannot_run_is_refused_with_its_own_words() -> None:
-    unavailable = CATALOG.merged(
-        {
-            "bert-base": CATALOG.get("bert-base").to_wire()
-            | {"availability": "It cannot run. Use minilm."}
-        }
-    )
-    found = resolved(one_model(source=None), catalog=unavailable)[0]
+    found = resolved(one_model(source=None), catalog=UNAVAILABLE)[0]
     assert "It cannot run. Use minilm." in found.findings[0].message
-    assert resolved(one_model(), catalog=unavailable)[0].servable
+    assert resolved(one_model(), catalog=UNAVAILABLE)[0].servable
 
 
 ENTRIES: dict[str, tuple[str, str, str | None]] = {
@@ -166,7 +168,8 @@ def test_the_catalog_describes_a_model_as_it_does_on_one_machine(case: str) -> N
 
 def test_an_architecture_that_cannot_run_is_refused_whatever_the_name() -> None:
     config = settings(allow_random_weights=True)
-    found = model("mine", source={"uri": "random://3d-unet?seed=0"}, config=config)
+    mine = one_model("mine", source={"uri": "random://bert-base?seed=0"})
+    found = resolved(mine, config=config, catalog=UNAVAILABLE)[0]
     assert [one.reason for one in found.findings] == [Reason.SOURCE_UNAVAILABLE]
 
 

@@ -29,7 +29,7 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny encoder with random weights, prepared for a GPU with all precisions."""
-    from deepseek_engine.prepare import judge, recipe
+    from deepseek_engine.prepare import judges, recipe
     from deepseek_engine.prepare.architectures.tokenizers import character_tokenizer
 
     source = tmp_path_factory.mktemp("source")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "model.bin").touch()
     with pytest.MonkeyPatch.context() as patch:
         # Eight sentences decide nothing worse than all of them do, and take an eighth of the time.
-        patch.setattr(judge, "sentences", lambda: sentences()[:8])
+        patch.setattr(judges, "sentences", lambda: sentences()[:8])
         recipe.build_bundle(request, target, Reporter(io.BytesIO()))
     return target
 
