@@ -233,10 +233,8 @@ def test_a_model_that_loads_and_cannot_run_is_never_ready(tmp_path: Path, echo: 
         assert not stub.ServerReady(pb.ServerReadyRequest(), timeout=20).ready
         assert not stub.ModelReady(pb.ModelReadyRequest(name="failing"), timeout=20).ready
         assert stub.ModelInfer(echo_request(), timeout=20).outputs
-        states = {
-            log["model"]: log["state"] for log in worker.logs if log["message"] == "a model settled"
-        }
-        assert states == {"echo": "READY", "failing": "FAILED"}
+        settled = worker.wait_log("every model is settled")
+        assert (settled["ready"], settled["failed"]) == (["echo"], ["failing"])
 
 
 def test_a_model_whose_probe_is_refused_is_never_ready(tmp_path: Path, echo: Path) -> None:
@@ -252,7 +250,8 @@ def test_a_model_whose_probe_is_refused_is_never_ready(tmp_path: Path, echo: Pat
         assert (status, found["state"], found["reason"]) == (503, "FAILED", "ProbeFailed")
         assert "larger than max" in found["message"]
         assert served_by(channel, "", "echo") == [NOT_SERVING, NOT_SERVING]
-        assert worker.wait_log("a model settled")["state"] == "FAILED"
+        settled = worker.wait_log("every model is settled")
+        assert (settled["ready"], settled["failed"]) == ([], ["echo"])
 
 
 def served_by(channel: grpc.Channel, *names: str) -> list[int]:
@@ -262,13 +261,13 @@ def served_by(channel: grpc.Channel, *names: str) -> list[int]:
     return [health.Check(request, timeout=20).status for request in requests]
 
 
-def test_text_logs_are_for_people(tmp_path: Path, echo: Path) -> None:
+def test_text_logs_are_for_people_and_tell_each_model_once(tmp_path: Path, echo: Path) -> None:
     arguments = ["--log-format", "text"]
     with WorkerProcess(tmp_path, [model("echo", echo)], arguments=arguments) as worker:
-        until(lambda: any("a model settled" in line for line in worker.raw), what="the log")
-        (line,) = [line for line in worker.raw if "a model settled" in line]
+        until(lambda: any("every model is settled" in line for line in worker.raw), what="the log")
+        (line,) = [line for line in worker.raw if "model='echo'" in line]
         assert "INFO" in line
-        assert "model='echo' state='READY' precision='fp32'" in line
+        assert "model ready model='echo' variant='fp32' precision='fp32'" in line
         worker.signal()
         assert worker.wait() == 0
 
