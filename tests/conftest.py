@@ -1,10 +1,12 @@
-"""How property tests draw their cases, and how the tests' processes take Ctrl-C."""
+"""How property tests draw their cases, how the tests' processes take Ctrl-C, and time limits."""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # The gate must give the same verdict twice; at a desk every run looks at new cases. A busy machine
@@ -16,3 +18,14 @@ settings.load_profile("gate" if os.environ.get("CI") else "desk")
 # A shell starts background jobs with Ctrl-C ignored, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+WITH_PROCESSES_S = 180
+"""Limit of an integration test that names none. It guards against a hang: such tests start workers,
+which take seconds, and ten times as long on a machine that is busy with other work."""
+_INTEGRATION = Path(__file__).parent / "integration"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_INTEGRATION) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(WITH_PROCESSES_S))

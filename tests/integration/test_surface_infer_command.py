@@ -23,7 +23,7 @@ no_gpu_here = pytest.mark.skipif(
 def infer(arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(
         [str(PROGRAM), *shlex.split(arguments)],
-        capture_output=True, text=True, timeout=50, env=environment(),
+        capture_output=True, text=True, timeout=120, env=environment(),
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
