@@ -1,10 +1,12 @@
-"""How property tests draw cases, kernels run without a GPU, and processes take Ctrl-C."""
+"""What holds for all tests: drawn cases, kernels without a GPU, Ctrl-C, time limits."""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.triton_interpreter import interpret_kernels
@@ -20,3 +22,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 interpret_kernels()
+
+WITH_PROCESSES_S = 180
+"""Limit of an integration test that names none. It guards against a hang: such tests start workers,
+which take seconds, and ten times as long on a machine that is busy with other work."""
+_INTEGRATION = Path(__file__).parent / "integration"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_INTEGRATION) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(WITH_PROCESSES_S))

@@ -41,7 +41,7 @@ from tests.support.engine import (
     rows,
 )
 
-READY_S = 30.0
+READY_S = 90.0
 QUICK = {"heartbeat_s": 0.02}
 """Heartbeats that come often enough to see a request while it runs."""
 

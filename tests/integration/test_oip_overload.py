@@ -50,14 +50,14 @@ def idle(worker: WorkerProcess) -> bool:
 
 def busy(worker: WorkerProcess, stub: Stub, name: str) -> Any:
     """A request that keeps the engine busy."""
-    call = stub.ModelInfer.future(echo_request(model=name), timeout=50)
+    call = stub.ModelInfer.future(echo_request(model=name), timeout=120)
     sample = f'deepseek_requests_running{{model="{name}"}}'
     until(lambda: worker.metrics()[sample] == 1, what="the engine is busy")
     return call
 
 
 def test_a_full_queue_refuses_and_says_when_to_retry(stub: Stub) -> None:
-    calls = [stub.ModelInfer.future(echo_request(model="slow"), timeout=50) for _ in range(12)]
+    calls = [stub.ModelInfer.future(echo_request(model="slow"), timeout=120) for _ in range(12)]
     errors = [error for call in calls if (error := error_of(call)) is not None]
     assert 0 < len(errors) < len(calls)
     for error in errors:
@@ -78,12 +78,12 @@ def test_a_timeout_that_passes_in_the_queue_is_answered_when_it_passes(
     worker: WorkerProcess, stub: Stub
 ) -> None:
     first = [busy(worker, stub, "long")]
-    first += [stub.ModelInfer.future(echo_request(model="long"), timeout=50) for _ in range(4)]
+    first += [stub.ModelInfer.future(echo_request(model="long"), timeout=120) for _ in range(4)]
     request = echo_request(model="long", id="late")
     request.parameters["timeout"].int64_param = 100_000
     started = time.monotonic()
     with pytest.raises(grpc.RpcError) as refusal:
-        stub.ModelInfer(request, timeout=50)
+        stub.ModelInfer(request, timeout=120)
     assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "deadline" in str(refusal.value.details())
     assert time.monotonic() - started < 0.1 + LATE_S
@@ -100,7 +100,7 @@ def test_work_whose_deadline_passed_in_the_queue_is_not_started(
     # Batches of four rows have no room for the two rows of the late request: it would run alone.
     alone_before, all_before = batches(2), batches(4)
     full = echo_request(model="four", rows=4)
-    first = [stub.ModelInfer.future(full, timeout=50) for _ in range(6)]
+    first = [stub.ModelInfer.future(full, timeout=120) for _ in range(6)]
     until(lambda: worker.metrics()['deepseek_requests_running{model="four"}'] >= 4)
     with pytest.raises(grpc.RpcError) as refusal:
         stub.ModelInfer(echo_request(model="four", rows=2), timeout=0.02)
@@ -113,7 +113,7 @@ def test_work_whose_deadline_passed_in_the_queue_is_not_started(
 def test_a_cancelled_request_leaves_the_queue(worker: WorkerProcess, stub: Stub) -> None:
     first = busy(worker, stub, "long")
     others: list[Any] = [
-        stub.ModelInfer.future(echo_request(model="long"), timeout=50) for _ in range(20)
+        stub.ModelInfer.future(echo_request(model="long"), timeout=120) for _ in range(20)
     ]
     until(lambda: worker.metrics()['deepseek_requests_running{model="long"}'] > 10)
     for call in others:

@@ -59,7 +59,7 @@ def test_random_weights_are_marked_in_the_table_the_log_and_every_answer(tmp_pat
     assert len(answer[0]) > 0
     assert parameters["random_weights"] is True
     logged = [json.loads(line) for line in process.err if line.startswith("{")]
-    (settled,) = [log for log in logged if log["message"] == "a model settled"]
-    assert settled["random_weights"] is True
+    (ready,) = [log for log in logged if log["message"] == "model ready"]
+    assert ready["random_weights"] is True
     (manifest,) = (tmp_path / "cache").glob("bundles/*/manifest.json")
     assert json.loads(manifest.read_text())["randomWeights"] is True

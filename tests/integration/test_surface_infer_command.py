@@ -20,7 +20,7 @@ no_gpu_here = pytest.mark.skipif(
 )
 
 
-def infer(arguments: str, *, timeout: float = 50) -> tuple[int, str, str]:
+def infer(arguments: str, *, timeout: float = 120) -> tuple[int, str, str]:
     done = subprocess.run(
         [str(PROGRAM), *shlex.split(arguments)],
         capture_output=True, text=True, timeout=timeout, env=environment(),

@@ -105,14 +105,14 @@ def test_a_worker_that_can_serve_one_of_two_models_goes_on(tmp_path: Path) -> No
         [model("echo", good), model("gone", tmp_path / "nowhere")],
         environment={"DEEPSEEK_TERMINATION_LOG": str(log)},
     ) as worker:
-        assert worker.wait_log("a model settled")
+        assert worker.wait_log("every model is settled")["failed"] == ["gone"]
         assert worker.get("/livez")[0] == 200
         assert not log.exists()
 
 
 def test_without_a_termination_log_a_worker_stays_to_be_looked_at(tmp_path: Path) -> None:
     with WorkerProcess(tmp_path, [model("gone", tmp_path / "nowhere")]) as worker:
-        assert worker.wait_log("a model settled")["reason"] == "MissingBundle"
+        assert worker.wait_log("a model is not served")["reason"] == "MissingBundle"
         assert worker.get("/livez")[0] == 200
 
 

@@ -71,7 +71,7 @@ def restarts(worker: WorkerProcess) -> float:
 def test_an_engine_killed_under_load_comes_back_by_itself(worker: WorkerProcess) -> None:
     with worker.channel() as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(service="quick"), timeout=55
+            health_pb2.HealthCheckRequest(service="quick"), timeout=150
         )
         worker.wait_ready()
         until(lambda: next(watch).status == SERVING)
@@ -95,7 +95,7 @@ def test_an_engine_killed_under_load_comes_back_by_itself(worker: WorkerProcess)
 
 def test_requests_of_a_killed_engine_learn_when_to_retry(worker: WorkerProcess) -> None:
     with worker.wait_ready().stub() as stub:
-        calls = [stub.ModelInfer.future(echo_request(model="slow"), timeout=50) for _ in range(8)]
+        calls = [stub.ModelInfer.future(echo_request(model="slow"), timeout=120) for _ in range(8)]
         until(lambda: worker.metrics()['deepseek_requests_running{model="slow"}'] >= 2)
         os.kill(worker.engine_pid, signal.SIGKILL)
         error = error_of(calls[-1])
@@ -105,15 +105,15 @@ def test_requests_of_a_killed_engine_learn_when_to_retry(worker: WorkerProcess) 
 
 def test_an_engine_that_stops_answering_is_replaced(tmp_path: Path) -> None:
     models = [model("echo", bundles.write_echo(tmp_path / "echo"))]
-    settings = {"heartbeat_timeout_s": 2.0}
+    settings = {"heartbeat_timeout_s": 5.0}
     with WorkerProcess(tmp_path, models, supervision=settings) as worker:
         first = worker.wait_ready().engine_pid
         os.kill(first, signal.SIGSTOP)
         with worker.stub() as stub:
-            call = stub.ModelInfer.future(echo_request(), timeout=50)
+            call = stub.ModelInfer.future(echo_request(), timeout=120)
             assert error_of(call).code() is grpc.StatusCode.UNAVAILABLE
             lost = worker.wait_log("the engine process is lost")
-            assert lost["cause"] == "no heartbeat for 2 s"
+            assert lost["cause"] == "no heartbeat for 5 s"
             worker.wait_ready()
             assert stub.ModelInfer(echo_request(), timeout=20).outputs
         assert not alive(first)
@@ -126,7 +126,7 @@ def test_the_engine_does_not_outlive_a_killed_worker(tmp_path: Path) -> None:
         assert worker.left_behind()
         worker.signal(signal.SIGKILL)
         worker.wait()
-        until(lambda: not alive(engine), timeout_s=5, what="the engine ended")
+        until(lambda: not alive(engine), timeout_s=20, what="the engine ended")
         assert worker.left_behind() == []
 
 

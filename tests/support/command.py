@@ -22,7 +22,7 @@ from deepseek.cli._commands import app
 from deepseek.cli.infer_compat import app as infer_app
 from typer.testing import CliRunner
 
-from tests.support.worker import until
+from tests.support.worker import forget_output, until, watch_output
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
@@ -53,7 +53,7 @@ def environment(cache: Path | None = None) -> dict[str, str]:
     return {**os.environ, **OFFLINE, **own, "COLUMNS": "100"}
 
 
-def run(*arguments: str, stdin: str = "", cache: Path | None = None, timeout_s: float = 50) -> Ran:
+def run(*arguments: str, stdin: str = "", cache: Path | None = None, timeout_s: float = 120) -> Ran:
     """Run ``deepseek`` as a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "deepseek", *arguments],
@@ -87,6 +87,7 @@ class Serve:
         self._process.stdin.close()
         self.out: list[str] = []
         self.err: list[str] = []
+        watch_output(self._process.pid, self.err)
         self._readers = [
             threading.Thread(target=self._read, args=(stream, lines), daemon=True)
             for stream, lines in (
@@ -114,6 +115,7 @@ class Serve:
             if self._process.poll() is None:
                 self._process.kill()
                 self._process.wait()
+            forget_output(self._process.pid)
 
     @property
     def pid(self) -> int:
@@ -129,9 +131,9 @@ class Serve:
                 raise AssertionError(f"serve ended: {''.join(self.out + self.err)}")
             return match[1] if match else None
 
-        return str(until(found, timeout_s=40, what="the address of the server"))
+        return str(until(found, timeout_s=90, what="the address of the server"))
 
-    def wait_line(self, text: str, *, timeout_s: float = 40) -> None:
+    def wait_line(self, text: str, *, timeout_s: float = 90) -> None:
         """Wait until something was printed to standard output."""
 
         def found() -> bool:
@@ -146,7 +148,7 @@ class Serve:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 30) -> Ran:
+    def wait(self, timeout_s: float = 60) -> Ran:
         """Wait for its end."""
         code = self._process.wait(timeout_s)
         for reader in self._readers:

@@ -60,7 +60,7 @@ def arrays(response: InferenceResponse) -> dict[str, Any]:
     return {tensor.name: to_array(tensor) for tensor in response.outputs}
 
 
-async def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], object], *, within_s: float = 60.0) -> None:
     """Wait until a condition holds.
 
     Raises:

@@ -1,7 +1,11 @@
 """Real worker processes for tests: started on free ports, watched through their logs.
 
 `WorkerProcess` is a context manager; leaving it ends the worker and, through the worker's own
-lifeline, the engine. `until` polls a condition with a deadline.
+lifeline, the engine. `until` polls a condition with a deadline; when that passes, its error holds
+the last lines of every running process, because a wait is mostly lost for a reason that is there.
+
+Time limits are for processes that hang. They leave room for a machine that is busy with other work;
+no test takes nearly as long by itself.
 """
 
 from __future__ import annotations
@@ -26,10 +30,22 @@ from deepseek_protos import inference_pb2 as pb
 from deepseek_protos import inference_pb2_grpc
 
 _PAUSE = threading.Event()
+_PRINTED: dict[int, list[str]] = {}
+_LAST_LINES = 40
+
+
+def watch_output(pid: int, lines: list[str]) -> None:
+    """Let errors of `until` show what this process printed, until `forget_output`."""
+    _PRINTED[pid] = lines
+
+
+def forget_output(pid: int) -> None:
+    """The process is gone."""
+    _PRINTED.pop(pid, None)
 
 
 def until(
-    condition: Callable[[], Any], *, timeout_s: float = 20.0, what: str = "the condition"
+    condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "the condition"
 ) -> Any:
     """Poll until the condition gives something true, and return that.
 
@@ -39,7 +55,11 @@ def until(
     limit = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > limit:
-            raise AssertionError(f"{what} did not come true within {timeout_s} s")
+            outputs = "".join(
+                f"\n--- process {pid} printed:\n{''.join(lines[-_LAST_LINES:])}"
+                for pid, lines in list(_PRINTED.items())
+            )
+            raise AssertionError(f"{what} did not come true within {timeout_s} s{outputs}")
         _PAUSE.wait(0.01)
     return value
 
@@ -93,6 +113,7 @@ class WorkerProcess:
             text=True,
             env=os.environ | {"TMPDIR": self._temporary.name} | dict(environment or {}),
         )
+        watch_output(self._process.pid, self.raw)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -114,6 +135,7 @@ class WorkerProcess:
             self._process.stderr.close()
         if engine is not None:
             until(lambda: not alive(engine), what="the engine process is gone")
+        forget_output(self._process.pid)
         self._temporary.cleanup()
 
     @property
@@ -138,7 +160,7 @@ class WorkerProcess:
     def find_log(self, message: str) -> dict[str, Any] | None:
         return next((log for log in self.logs if log["message"] == message), None)
 
-    def wait_log(self, message: str, *, timeout_s: float = 20.0) -> dict[str, Any]:
+    def wait_log(self, message: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
         """The first log line with this message.
 
         Raises:
@@ -154,7 +176,7 @@ class WorkerProcess:
         log: dict[str, Any] = until(found, timeout_s=timeout_s, what=f"log {message!r}")
         return log
 
-    def wait_ready(self, *, timeout_s: float = 30.0) -> Self:
+    def wait_ready(self, *, timeout_s: float = 90.0) -> Self:
         """Wait until ``/readyz`` says yes."""
         until(lambda: self.get("/readyz")[0] == 200, timeout_s=timeout_s, what="readiness")
         return self
@@ -182,7 +204,7 @@ class WorkerProcess:
     def signal(self, number: int = signal.SIGTERM) -> None:
         self._process.send_signal(number)
 
-    def wait(self, *, timeout_s: float = 20.0) -> int:
+    def wait(self, *, timeout_s: float = 60.0) -> int:
         """The exit code."""
         code = self._process.wait(timeout_s)
         self._reader.join(10)

@@ -231,16 +231,14 @@ class Worker:
             self._end_container(cause)
 
     def _log_settled(self, statuses: list[ModelStatus]) -> None:
-        for status in statuses:
-            facts: dict[str, Any] = {"model": status.name, "state": str(status.phase)}
-            if status.message:
-                facts |= {"reason": status.reason, "detail": status.message}
-            elif status.info is not None:
-                facts |= {"precision": status.info.precision, "variant": status.info.variant}
-                facts |= {"random_weights": status.info.random_weights}
-            logger.log(
-                logging.ERROR if status.message else logging.INFO, "a model settled", extra=facts
-            )
+        # The engine has logged each model that it loaded; here is what it cannot know.
+        failed = [status for status in statuses if status.message]
+        for status in failed:
+            facts = {"model": status.name, "reason": status.reason, "detail": status.message}
+            logger.error("a model is not served", extra=facts)
+        ready = [status.name for status in statuses if not status.message]
+        names = {"ready": ready, "failed": [status.name for status in failed]}
+        logger.info("every model is settled", extra=names)
         if self._on_ready is not None:
             report = self._report
             self._on_ready(WorkerReport(report.grpc_address, report.http_address, tuple(statuses)))
