@@ -317,6 +317,8 @@ async def _start(config: EngineConfig) -> Engine:
 
 async def _together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Run calls side by side; the first failure withdraws the others."""
+    if len(calls) == 1:
+        return [await calls[0]]  # Nobody to run beside: tasks would only cost turns of the loop.
     tasks = [asyncio.create_task(call) for call in calls]
     try:
         return list(await asyncio.gather(*tasks))
