@@ -37,7 +37,7 @@ MAX_WIDTH = 32768
 
 
 def silu_mul_quantize(
-    gate: Tensor, up: Tensor, *, out_dtype: torch.dtype = torch.int8
+    gate: Tensor, up: Tensor, out_dtype: torch.dtype = torch.int8
 ) -> tuple[Tensor, Tensor]:
     """Quantize ``silu(gate) * up`` by rows.
 
