@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -52,6 +50,7 @@ from deepseek._calls import (
 )
 from deepseek._here import require_device
 from deepseek._locate import OnEvent, ensure_bundle, ignore, wanted_model
+from deepseek._loop import LoopThread
 from deepseek._resolve import check_available
 from deepseek._tensors import Array, decode, encode
 from deepseek._wire import Inputs, Parameter, Result
@@ -141,7 +140,7 @@ class InferenceEngine:
             max_queue_size=_QUEUE_ROWS,
         )
         self._max_rows = max_batch_size
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
         try:
             self._engine = self._loop.call(_start(EngineConfig(models=(config,), threads=threads)))
         except BaseException:
@@ -372,32 +371,3 @@ def _wrong_sample(expected: str) -> ConfigurationError:
         hint="All samples of a list must be of the kind that the model takes.",
         reason="InvalidInput",
     )
-
-
-class _LoopThread:
-    """An event loop in a daemon thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="deepseek-engine", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            # An interrupt reaches this thread, not the loop.
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()

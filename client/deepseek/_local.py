@@ -9,7 +9,7 @@ becomes the front end.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from deepseek_api.errors import ConfigurationError, DeepseekError, DeviceError, 
 from deepseek_api.v1alpha1 import Model, ModelPipeline, Policy
 from deepseek_engine.messages import AutoPrecision, ModelConfig
 from deepseek_worker.config import WorkerConfig
+from deepseek_worker.fleet import ModelStatus
 from deepseek_worker.worker import WorkerReport, run_worker
 
 from deepseek._auto_precision import read_policies
@@ -31,6 +32,7 @@ __all__ = [
     "LocalModel",
     "LogFormat",
     "LogLevel",
+    "ModelStatus",
     "ServeOptions",
     "WorkerReport",
     "check_ports",
@@ -193,6 +195,7 @@ def serve(
     *,
     options: ServeOptions,
     on_ready: Callable[[WorkerReport], None],
+    on_loading: Callable[[Sequence[ModelStatus]], None] | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; to be called from the main thread.
 
@@ -201,6 +204,7 @@ def serve(
         bundles: folder of each model's bundle, by name.
         options: where to listen.
         on_ready: called once, when every model is ready or has failed.
+        on_loading: called with all models after every change before that.
 
     Returns:
         The exit code.
@@ -213,7 +217,7 @@ def serve(
         log_format=options.log_format,
         log_level=options.log_level,
     )
-    return run_worker(config, on_ready)
+    return run_worker(config, on_ready, on_loading=on_loading)
 
 
 def _config(item: LocalModel, bundle: Path) -> ModelConfig:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from deepseek import Client
 from PIL import Image
 
 from tests.support import bundles
-from tests.support.command import Serve, invoke, pipeline, run
+from tests.support.command import Serve, environment, invoke, pipeline, run
 from tests.support.worker import alive, until
 
 RULES = ["  scheduler:", "    priorityRules:", "    - {modelType: NLP, weight: 0.6}"]
@@ -131,6 +135,43 @@ def test_a_model_that_fails_is_shown_and_the_others_serve(folder: Path, tmp_path
         with Client(process.url) as client:
             assert client.ready("echo")
             assert not client.ready("broken")
+
+
+def test_on_a_terminal_it_shows_how_far_each_model_is(folder: Path) -> None:
+    master, slave = pty.openpty()
+    arguments = ["-f", str(folder / "tiny.yaml"), "--grpc-port", "0", "--http-port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deepseek", "serve", *arguments],
+        stdin=subprocess.DEVNULL, stdout=slave, stderr=slave,
+        env={**environment(), "TERM": "xterm", "COLUMNS": "160"},
+    )  # fmt: skip
+    os.close(slave)
+    try:
+        screen = read_screen(master, "Stop it with Ctrl-C.")
+    finally:
+        process.terminate()
+        read_screen(master, None)
+        os.close(master)
+        process.wait(60)
+    before, _, _ = screen.partition("Pipeline tiny")
+    assert all(f"{name}: starting" in before for name in ("embed", "colours", "echo"))
+    logged = [line for line in before.splitlines() if "model ready" in line]
+    assert len(logged) == 3
+    assert all("INFO" in line and "starting" not in line for line in logged), "above the bars"
+
+
+def read_screen(master: int, until_text: str | None) -> str:
+    """What a terminal gets until a text, or until nobody can write to it any more."""
+    screen = b""
+    while until_text is None or until_text.encode() not in screen:
+        try:
+            part = os.read(master, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        screen += part
+    return screen.decode()
 
 
 def test_it_ends_with_1_when_no_model_can_be_loaded(tmp_path: Path) -> None:

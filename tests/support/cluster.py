@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import yaml
 
 from deploy.cluster.layout import Layout
 from tests.support.cluster_connection import Wire, connection_pool
+from tests.support.cluster_programs import program
 
 __all__ = [
     "ROOT",
@@ -388,15 +388,6 @@ class Space:
             timeout_s=timeout_s,
             what="the pods of deleted pipelines are still there",
         )
-
-
-def program(name: str) -> str:
-    """Path of ``kubectl`` or ``helm``: from PATH, otherwise built from its pinned module."""
-    if found := shutil.which(name):
-        return found
-    from deploy.cluster.binaries import binary
-
-    return str(binary(name))
 
 
 def deepseek(kube: Kube, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

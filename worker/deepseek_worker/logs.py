@@ -28,7 +28,7 @@ def configure_logging(*, log_format: LogFormat, level: str) -> None:
         level: least important level that is shown.
     """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(_TextFormatter() if text else json_formatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -36,6 +36,17 @@ def configure_logging(*, log_format: LogFormat, level: str) -> None:
     # These talk about every connection; their warnings are worth having.
     for name in ("asyncio", "aiohttp", "grpc"):
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+
+
+class _StandardError(logging.Handler):
+    """Writes to what ``sys.stderr`` is at the time: a progress bar exchanges it while it shows."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
 
 
 class _TextFormatter(logging.Formatter):

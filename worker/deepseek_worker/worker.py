@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,18 @@ class WorkerReport:
     """The models in the order of the configuration."""
 
 
-def run_worker(config: WorkerConfig, on_ready: Callable[[WorkerReport], None] | None = None) -> int:
+def run_worker(
+    config: WorkerConfig,
+    on_ready: Callable[[WorkerReport], None] | None = None,
+    *,
+    on_loading: Callable[[Sequence[ModelStatus]], None] | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT; to be called from the main thread.
 
     Args:
         config: all settings.
         on_ready: called once, in the event loop, when every model is ready or has failed.
+        on_loading: called in the event loop, with all models, after every change before that.
 
     Returns:
         The exit code: 0 after a stop that was asked for, 1 if the engine cannot be started.
@@ -70,11 +76,15 @@ def run_worker(config: WorkerConfig, on_ready: Callable[[WorkerReport], None] | 
     """
     configure_logging(log_format=config.log_format, level=config.log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_main(config, on_ready))
+        return runner.run(_main(config, on_ready, on_loading))
 
 
-async def _main(config: WorkerConfig, on_ready: Callable[[WorkerReport], None] | None) -> int:
-    worker = Worker(config, on_ready=on_ready)
+async def _main(
+    config: WorkerConfig,
+    on_ready: Callable[[WorkerReport], None] | None,
+    on_loading: Callable[[Sequence[ModelStatus]], None] | None,
+) -> int:
+    worker = Worker(config, on_ready=on_ready, on_loading=on_loading)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
@@ -100,11 +110,16 @@ class Worker:
     """All parts of one worker."""
 
     def __init__(
-        self, config: WorkerConfig, *, on_ready: Callable[[WorkerReport], None] | None = None
+        self,
+        config: WorkerConfig,
+        *,
+        on_ready: Callable[[WorkerReport], None] | None = None,
+        on_loading: Callable[[Sequence[ModelStatus]], None] | None = None,
     ) -> None:
         """Build the parts; `run` starts them. Needs a running event loop."""
         self._config = config
         self._on_ready = on_ready
+        self._on_loading = on_loading
         self._folder = Path(tempfile.mkdtemp(prefix="deepseek-worker-"))
         socket = str(self._folder / "engine.sock")
         self._fleet = Fleet(config.models)
@@ -223,6 +238,8 @@ class Worker:
             | {status.name: status.phase == "READY" for status in statuses}
         )
         if not self._fleet.settled():
+            if self._on_loading is not None and not self._reported:
+                self._on_loading(statuses)
             return
         if not self._reported:
             self._reported = True

@@ -1,4 +1,4 @@
-"""Progress of preparations: bars on a terminal, plain lines elsewhere.
+"""Progress of preparing and loading: bars on a terminal, plain lines elsewhere.
 
 Why it exists: preparing takes seconds to minutes, and a person must see that it moves; a log file
 must not be filled with bars.
@@ -35,13 +35,13 @@ def preparing(name: str) -> Iterator[OnEvent]:
     """Show the progress of one model; gives the receiver of its events."""
     console = err()
     if console.is_terminal:
-        with _bars(console) as progress:
+        with bars(console) as progress:
             yield _on_terminal(progress, name)
     else:
         yield _plain(name)
 
 
-def _bars(console: Console) -> Progress:
+def bars(console: Console) -> Progress:
     # On a narrow screen the counts say it all; a bar would only break the line in two.
     bar = [BarColumn(bar_width=20)] if console.width >= WIDE else []
     return Progress(
@@ -56,13 +56,15 @@ def _bars(console: Console) -> Progress:
 
 
 class _AmountColumn(ProgressColumn):
-    """``12 of 40 layers``, ``3 of 83 MiB`` or nothing."""
+    """``12 of 40 layers``, ``3 of 83 MiB``, ``40 %`` or nothing."""
 
     def render(self, task: Task) -> Text:
         unit = str(task.fields.get("unit", ""))
         if unit == "B":
             total = f" of {size(task.total)}" if task.total else ""
             return Text(f"{size(task.completed)}{total}" if task.completed else "")
+        if unit == "%":
+            return Text(f"{task.completed:.0f} %" if task.completed else "")
         return Text(f"{task.completed:.0f} of {task.total:.0f} {unit}" if task.total else "")
 
 

@@ -1,23 +1,79 @@
-"""What ``deepseek serve`` prints when its models are ready.
+"""What ``deepseek serve`` prints while its models load, and when they are ready.
 
-Why it exists: the first thing that a person wants then is what runs, where, and a line to call it.
+Why it exists: loading large models takes minutes, and a person must see that it moves; after that
+the first thing that a person wants is what runs, where, and a line to call it.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from rich.progress import Progress, TaskID
 from rich.text import Text
 
-from deepseek._local import LocalModel, WorkerReport
-from deepseek.cli._console import bad, good, out, say, show, size, table, warn
+from deepseek._local import LocalModel, ModelStatus, WorkerReport
+from deepseek.cli._console import bad, err, good, note, out, say, show, size, table, warn
+from deepseek.cli._progress import bars
 
 _EXAMPLES = {
     "text-embedding": '--text "a cat" "a kitten"',
     "image-classification": "--image photo.jpg",
 }
+
+
+class Loading:
+    """How far every model is, in bars; or nothing, where nobody watches."""
+
+    def __init__(self, progress: Progress | None, names: Sequence[str]) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        if progress is not None:
+            self._tasks = {
+                name: progress.add_task(f"{name}: starting", total=None, unit="%") for name in names
+            }
+
+    def show(self, statuses: Sequence[ModelStatus]) -> None:
+        """Take what the worker knows now."""
+        if self._progress is None:
+            return
+        for status in statuses:
+            stage, part = _stage(status)
+            self._progress.update(
+                self._tasks[status.name],
+                description=f"{status.name}: {stage}",
+                # Without a part the bar only moves: nobody knows how long opening takes.
+                total=100 if part else None,
+                completed=100 * part,
+            )
+
+    def end(self) -> None:
+        """Remove the bars."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _stage(status: ModelStatus) -> tuple[str, float]:
+    """What a model is busy with, and the part of it that is done."""
+    info = status.info
+    if status.phase == "LOADING" and info is not None:
+        return info.stage or "loading", info.progress
+    return status.phase.lower(), 1.0 if status.phase == "READY" else 0.0
+
+
+@contextmanager
+def loading(names: Sequence[str]) -> Iterator[Loading]:
+    """Show how far models are, until `Loading.end`: bars on a terminal, one line elsewhere."""
+    console = err()
+    if not (console.is_terminal and out().is_terminal):
+        note(f"Loading {', '.join(names)} ...")
+        yield Loading(None, names)
+        return
+    # While the bars show, log lines go above them.
+    with bars(console) as progress:
+        yield Loading(progress, names)
 
 
 class Announcement:

@@ -25,7 +25,7 @@ from deepseek.cli._pipelines import FileOption, files_of, read_pipelines
 from deepseek.cli._weights import Weights
 
 if TYPE_CHECKING:
-    from deepseek._local import LocalModel
+    from deepseek._local import LocalModel, WorkerReport
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -105,9 +105,16 @@ def serve(
             raise typer.Exit(exit_code(errors[0]))
         _local.check_ports(options)
         bundles = _prepare(models)
-    note(f"Loading {', '.join(item.model.name for item in models)} ...")
     announce = _ready.Announcement(chosen.metadata.name, models)
-    code = _local.serve(models, bundles, options=options, on_ready=announce)
+    with _ready.loading([item.model.name for item in models]) as progress:
+
+        def on_ready(report: WorkerReport) -> None:
+            progress.end()
+            announce(report)
+
+        code = _local.serve(
+            models, bundles, options=options, on_ready=on_ready, on_loading=progress.show
+        )
     sys.exit(FAILED if announce.all_failed else code)
 
 

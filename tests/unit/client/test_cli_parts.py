@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 from deepseek.cli import _answers, _batch_limit, _console, _errors
 from deepseek.cli._json_request import read_request
-from deepseek.cli._progress import preparing
+from deepseek.cli._progress import bars, preparing
+from deepseek.cli._ready import Loading, loading
 from deepseek.cli._report import show_report
 from deepseek_api.errors import ConfigurationError, DeviceError, PrecisionError, SourceError
 from deepseek_api.manifest import bundle_digest
+from deepseek_engine.messages import ModelInfo, ModelState
 from deepseek_engine.prepare.api import PreparedBundle
 from deepseek_engine.prepare.messages import PrepareEvent
+from deepseek_worker.fleet import ModelStatus, Phase
+from rich.console import Console
 
 from tests.support import bundles
 
@@ -31,6 +35,38 @@ def test_progress_without_a_terminal_is_one_line_a_stage(
         on_event(PrepareEvent(kind="warning", message="odd"))
         on_event(PrepareEvent(kind="progress", stage="measure"))
     assert capsys.readouterr().err == "m: export\nm: odd\nm: measure\n"
+
+
+def test_loading_without_a_terminal_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with loading(["a", "b"]) as shown:
+        shown.show([ModelStatus("a", Phase.STARTING, "", "", None)])
+        shown.end()
+    assert capsys.readouterr().err == "Loading a, b ...\n"
+
+
+@pytest.mark.parametrize(
+    ("phase", "info", "words"),
+    [
+        (Phase.STARTING, None, "m: starting"),
+        (Phase.LOADING, {"stage": "verifying", "progress": 0.4}, "m: verifying 40 %"),
+        (Phase.LOADING, {"stage": "opening", "progress": 0.0}, "m: opening"),
+        (Phase.PROVING, {}, "m: proving"),
+        (Phase.READY, {}, "m: ready 100 %"),
+        (Phase.FAILED, {}, "m: failed"),
+    ],
+    ids=["starting", "verifying", "opening", "proving", "ready", "failed"],
+)
+def test_a_bar_shows_the_stage_and_the_part_that_is_done(
+    phase: Phase, info: dict[str, Any] | None, words: str
+) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, color_system=None, width=80)
+    known = None if info is None else ModelInfo(name="m", state=ModelState.LOADING, **info)
+    with bars(console) as progress:
+        Loading(progress, ["m"]).show([ModelStatus("m", phase, "", "", known)])
+        progress.refresh()
+    last = screen.getvalue().split("\r\x1b[2K")[-2]
+    assert f"{words} 0:00:" in " ".join(last.split()), "in front of the time"
 
 
 def write_request(folder: Path, body: Any) -> str:
