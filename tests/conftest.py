@@ -1,7 +1,8 @@
-"""What holds for all tests: drawn cases, kernels without a GPU, Ctrl-C, time limits."""
+"""What holds for all tests: drawn cases, kernels without a GPU, Ctrl-C, time limits, no network."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from pathlib import Path
@@ -17,6 +18,15 @@ settings.register_profile("desk", deadline=None, suppress_health_check=[HealthCh
 settings.register_profile("gate", settings.get_profile("desk"), derandomize=True)
 settings.load_profile("gate" if os.environ.get("CI") else "desk")
 
+HERE = Path(__file__).parent
+NO_NETWORK = "DEEPSEEK_TESTS_NO_NETWORK"
+# Importing the guard switches it on here; the path switches it on in child processes.
+os.environ[NO_NETWORK] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(HERE / "support" / "no_network"), os.environ.get("PYTHONPATH")])
+)
+importlib.import_module("tests.support.no_network.sitecustomize")
+
 # A shell starts background jobs with Ctrl-C ignored, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,10 +36,17 @@ interpret_kernels()
 WITH_PROCESSES_S = 180
 """Limit of an integration test that names none. It guards against a hang: such tests start workers,
 which take seconds, and ten times as long on a machine that is busy with other work."""
-_INTEGRATION = Path(__file__).parent / "integration"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(_INTEGRATION) and item.get_closest_marker("timeout") is None:
+        if (
+            item.path.is_relative_to(HERE / "integration")
+            and item.get_closest_marker("timeout") is None
+        ):
             item.add_marker(pytest.mark.timeout(WITH_PROCESSES_S))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    os.environ[NO_NETWORK] = "" if item.path.is_relative_to(HERE / "e2e") else "1"
