@@ -1,8 +1,8 @@
 """What goes wrong in this package, as two types.
 
-Why it exists: callers tell a wrong call (which fails again) from a machine that cannot run a kernel
-(where another implementation may). The engine turns both into its own errors and adds the layer's
-name; this package knows no layers.
+Why it exists: callers tell a wrong call (which fails again) from a machine that cannot run a
+kernel (where another implementation may). The engine turns both into its own errors and adds the
+layer's name; this package knows no layers.
 """
 
 from __future__ import annotations

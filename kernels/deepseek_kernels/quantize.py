@@ -1,9 +1,9 @@
 """Round a weight matrix to a scheme: nearest values, scales from the largest magnitudes.
 
 Why it exists: kernels are tested, tuned and measured on weights that this makes, and it is the
-baseline that calibrated rounding has to beat. Calibration (GPTQ, AWQ, SmoothQuant, clipping) is the
-engine's. A row, group or block of zeros gets the scale 1; one whose scale would be denormal gets
-the smallest normal scale, because GPUs flush denormals.
+baseline that calibrated rounding has to beat. Calibration (GPTQ, AWQ, SmoothQuant, clipping) is
+the engine's. A row, group or block of zeros gets the scale 1; one whose scale would be denormal
+gets the smallest normal scale, because GPUs flush denormals.
 """
 
 from __future__ import annotations

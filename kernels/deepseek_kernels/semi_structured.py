@@ -158,6 +158,7 @@ class SemiStructuredWeight:
         time_ms: Callable[[Callable[[], object]], float] = median_ms,
     ) -> None:
         _check_pattern(weight)
+        weight = weight.detach()
         if route not in ("auto", "cusparselt", "dense"):
             raise KernelArgumentError(f"route: {route!r}; write auto, cusparselt or dense")
         self._route, self._time_ms = route, time_ms

@@ -76,7 +76,8 @@ def block_quantize(tensor: Tensor, block_size: int = 64) -> BlockQuantized:
     """Quantize a tensor to int8 in square blocks.
 
     Args:
-        tensor: float32, float16 or bfloat16 of one or more axes, of any strides.
+        tensor: float32, float16 or bfloat16 of one or more axes, of any strides; a parameter is
+            taken without its gradient.
         block_size: side of a block, 1 to 128.
 
     Raises:
@@ -90,7 +91,7 @@ def block_quantize(tensor: Tensor, block_size: int = 64) -> BlockQuantized:
         )
     if not 1 <= block_size <= MAX_BLOCK:
         raise KernelArgumentError(f"block_size: is {block_size}; give 1 to {MAX_BLOCK}")
-    values, scales = _operation(tensor, block_size)
+    values, scales = _operation(tensor.detach(), block_size)
     if bool(scales.isnan().any()):
         where = tuple(scales.isnan().nonzero()[0].tolist())
         raise KernelArgumentError(

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deepseek_kernels.errors import KernelArgumentError
+from deepseek_kernels.ops.common import require_fp8_support
 from deepseek_kernels.ops.elementwise import (
     check_like,
     check_rows,
@@ -64,6 +65,7 @@ def norm_quantize(
 
     Raises:
         KernelArgumentError: shapes, types or settings do not fit, or N is above 16384.
+        KernelUnavailableError: fp8 on a GPU that has none.
     """
     _check(x, weight, bias, kind, out_dtype)
     result: tuple[Tensor, Tensor] = _plain(x, weight, bias, kind == "rms", eps, out_dtype)
@@ -97,6 +99,7 @@ def add_norm_quantize(
 
     Raises:
         KernelArgumentError: shapes, types or settings do not fit, or N is above 16384.
+        KernelUnavailableError: fp8 on a GPU that has none.
     """
     _check(x, weight, bias, kind, out_dtype)
     check_like("residual", residual, tuple(x.shape), x)
@@ -185,6 +188,8 @@ def launch(
     out_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values, scales and the sum by the Triton kernel; the arguments were checked before."""
+    if out_dtype is not torch.int8:
+        require_fp8_support(x.device)
     x = x.contiguous()
     values, scales, total = _empty(x, out_dtype, with_sum=residual is not None)
     width = x.shape[-1]

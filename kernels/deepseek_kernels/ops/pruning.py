@@ -30,7 +30,8 @@ def dynamic_pruning(weight_matrix: Tensor, threshold: float = 0.1) -> tuple[Tens
     """Keep the weights with ``|w| > threshold`` and set the others to zero.
 
     Args:
-        weight_matrix: float32, float16 or bfloat16 of any shape and strides; it is not changed.
+        weight_matrix: float32, float16 or bfloat16 of any shape and strides; it is not changed,
+            and a parameter is taken without its gradient.
         threshold: at least 0; compared in float32, whatever the type of the weights.
 
     Returns:
@@ -44,7 +45,7 @@ def dynamic_pruning(weight_matrix: Tensor, threshold: float = 0.1) -> tuple[Tens
     check_float("weight_matrix", weight_matrix)
     if not 0 <= threshold < math.inf:
         raise KernelArgumentError(f"threshold: is {threshold}; give a finite number of at least 0")
-    pruned, counts = _operation(weight_matrix, threshold)
+    pruned, counts = _operation(weight_matrix.detach(), threshold)
     kept, unusable = counts.tolist()
     if unusable:
         raise KernelArgumentError(

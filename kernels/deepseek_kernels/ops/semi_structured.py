@@ -32,7 +32,7 @@ def prune_2_4(weight: Tensor) -> Tensor:
 
     Args:
         weight: float32, float16 or bfloat16 of any strides, last axis a multiple of 4; it is not
-            changed.
+            changed, and a parameter is taken without its gradient.
 
     Returns:
         The pruned weights, contiguous.
@@ -47,7 +47,7 @@ def prune_2_4(weight: Tensor) -> Tensor:
         )
     if not bool(weight.isfinite().all()):
         raise KernelArgumentError("weight: holds NaN or infinity; prune finite weights only")
-    result: Tensor = _operation(weight)
+    result: Tensor = _operation(weight.detach())
     return result
 
 

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deepseek_kernels.errors import KernelArgumentError
+from deepseek_kernels.ops.common import require_fp8_support
 from deepseek_kernels.ops.elementwise import (
     check_like,
     check_rows,
@@ -37,7 +38,7 @@ MAX_WIDTH = 32768
 
 
 def silu_mul_quantize(
-    gate: Tensor, up: Tensor, *, out_dtype: torch.dtype = torch.int8
+    gate: Tensor, up: Tensor, out_dtype: torch.dtype = torch.int8
 ) -> tuple[Tensor, Tensor]:
     """Quantize ``silu(gate) * up`` by rows.
 
@@ -51,6 +52,7 @@ def silu_mul_quantize(
 
     Raises:
         KernelArgumentError: shapes or types do not fit, or N is above 32768.
+        KernelUnavailableError: fp8 on a GPU that has none.
     """
     check_rows("gate", gate, MAX_WIDTH)
     check_like("up", up, tuple(gate.shape), gate)
@@ -95,6 +97,8 @@ def _kernel(
 
 def launch(gate: Tensor, up: Tensor, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Values and scales by the Triton kernel; the arguments were checked before."""
+    if out_dtype is not torch.int8:
+        require_fp8_support(gate.device)
     values, scales = _shapes(gate, up, out_dtype)
     if gate.numel() == 0:
         return values, scales

@@ -42,7 +42,7 @@ def k_major(weight: Tensor) -> Tensor:
     """The weights ``[N, K]`` of a linear layer as ``[K, N]`` contiguous."""
     if weight.dim() != 2:
         raise KernelArgumentError(f"weight: has the shape {list(weight.shape)}; give [N, K]")
-    return weight.t().contiguous()
+    return weight.detach().t().contiguous()
 
 
 def activation_threshold(samples: Tensor, sparsity: float) -> float:

@@ -45,6 +45,12 @@ def test_dynamic_pruning_keeps_what_is_above_the_threshold() -> None:
     assert torch.equal(dynamic_pruning(weight_matrix)[0], pruned)
 
 
+def test_a_parameter_is_taken_without_its_gradient() -> None:
+    parameter = torch.nn.Linear(8, 8).weight
+    assert not block_quantize(parameter).dequantize().requires_grad
+    assert not dynamic_pruning(parameter)[0].requires_grad
+
+
 def test_what_cannot_be_taken_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="tensor: holds NaN or infinity"):
         block_quantize(torch.tensor([float("nan")]))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import triton
 import triton.language as tl
 from deepseek_kernels.errors import KernelArgumentError
+from deepseek_kernels.ops import quantize_activations
 from deepseek_kernels.ops.elementwise import (
     LIMITS,
     check_like,
@@ -89,6 +92,20 @@ def test_the_scale_of_a_group(largest: float, scale: float) -> None:
     _scale[(1,)](group, found, BLOCK=4)
     assert float(found) == pytest.approx(scale, nan_ok=True)
     assert float(scale_of(group.abs().amax(), 127)) == pytest.approx(scale, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [(torch.int8, "int8-tokens"), (FP8, "fp8-tokens")], ids=["int8", "fp8"]
+)
+def test_rows_are_rounded_as_activations_are(dtype: torch.dtype, kind: Any) -> None:
+    x = torch.randn(6, 70, generator=torch.Generator().manual_seed(0))
+    x[1], x[2, 3], x[3, 3] = 0, torch.nan, torch.inf
+    x[4] *= 1e-42
+    values, scales = quantize_rows(x, dtype)
+    for quantize in (quantize_activations.reference, quantize_activations.launch):
+        other_values, other_scales = quantize(x, kind)
+        assert torch.equal(values.float(), other_values.float())
+        torch.testing.assert_close(scales, other_scales, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, FP8], ids=["int8", "fp8"])
