@@ -16,6 +16,7 @@ MIB = 1024 * 1024
 
 
 @pytest.mark.skipif(detect_memory().usable < 3 << 30, reason="needs 3 GiB of free memory")
+@pytest.mark.timeout(300)  # a busy virtual machine takes a minute to make 2 GiB of pages
 def test_a_pool_of_two_gibibytes(tmp_path: Path) -> None:
     sample = {"IN": values(rows=32)}
     with InferenceEngine(write_twins(tmp_path / "m"), precision="fp32", threads=1) as engine:
