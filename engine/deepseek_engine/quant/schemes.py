@@ -86,16 +86,16 @@ class Scheme:
         return WeightFormat.NAIVE if self.activations == "none" else WeightFormat.FLOAT
 
     def stored_bits(self, rows: int, columns: int) -> int:
-        """Bits of a weight ``[rows, columns]`` in memory, with scales and zero points.
+        """Bits of a weight ``[rows, columns]`` in a checkpoint, with scales and zero points.
 
-        Row and block scales have 32 bits, group scales 16, zero points 8.
+        Row and block scales have 32 bits, group scales 16, zero points 4.
         """
         values = rows * columns * self.bits
         match self.granularity:
             case Granularity.ROW:
                 return values + 32 * rows
             case Granularity.GROUP:
-                each = 16 if self.symmetric else 24
+                each = 16 if self.symmetric else 20
                 return values + each * rows * (columns // self.group_size)
             case Granularity.BLOCK:
                 assert self.block is not None  # what the granularity means

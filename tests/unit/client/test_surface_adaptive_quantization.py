@@ -24,7 +24,9 @@ def test_the_mode_follows_the_type_of_the_layer(kind: str, expected: Quantizatio
 
 
 @pytest.mark.parametrize(
-    "layer", [object(), SimpleNamespace(type=3), SimpleNamespace(type=print)], ids=repr
+    "layer",
+    [object(), SimpleNamespace(type=3), SimpleNamespace(type=print)],
+    ids=["no type", "number", "method, as torch modules have"],
 )
 def test_a_layer_without_a_type_is_refused_with_the_way_out(layer: object) -> None:
     with pytest.raises(ConfigurationError, match=r"no text attribute 'type'\. Set layer\.type"):

@@ -157,6 +157,17 @@ def test_no_rows_give_no_rows(scheme: str, shape: tuple[int, ...]) -> None:
     assert layer(torch.zeros(shape)).shape == (*shape[:-1], 16)
 
 
+@pytest.mark.parametrize("scheme", ["int8-dynamic", "fp8-dynamic", "fp8-block-dynamic"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_token_that_is_not_finite_stays_so_and_spoils_no_other(scheme: str, value: float) -> None:
+    layer, x = quantized(nn.Linear(128, 16), scheme), torch.randn(3, 128)
+    expected = layer(x)
+    x[1, 5] = value
+    found = layer(x)
+    assert bool(torch.isnan(found[1]).all())
+    assert torch.equal(found[[0, 2]], expected[[0, 2]])
+
+
 def test_a_token_of_zeros_gives_the_bias() -> None:
     layer = quantized(nn.Linear(128, 16), "int8-dynamic")
     assert torch.equal(layer(torch.zeros(1, 128))[0], layer.bias)

@@ -47,7 +47,7 @@ def test_each_scheme_has_its_format(name: str, expected: WeightFormat) -> None:
         ("bf16", 16 * 64 * 256),
         ("int8", 8 * 64 * 256 + 32 * 64),
         ("int4-g128", 4 * 64 * 256 + 16 * 64 * 2),
-        ("int4-g32-asym", 4 * 64 * 256 + 24 * 64 * 8),
+        ("int4-g32-asym", 4 * 64 * 256 + 20 * 64 * 8),
         ("fp8-block", 8 * 64 * 256 + 32 * 1 * 2),
         ("int8-block", 8 * 64 * 256 + 32 * 1 * 4),
     ],
