@@ -199,7 +199,7 @@ def test_the_end_of_stdin_ends_the_process(tmp_path: Path, socket: str, steps: i
 
 async def test_sigterm_lets_accepted_requests_finish(tmp_path: Path, socket: str) -> None:
     settings = config(
-        bundles.write_slow(tmp_path / "slow", steps=60), socket=socket, options={"grace_s": 30}
+        bundles.write_slow(tmp_path / "slow", steps=60), socket=socket, options={"grace_s": 120}
     )
     with engine_process(settings) as process:
         async with connection(socket) as remote:
