@@ -30,9 +30,10 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         target_of(url)
 
 
-def test_only_unavailable_is_retried() -> None:
+def test_only_what_a_server_answers_at_its_end_is_retried() -> None:
     config = json.loads(str(dict(options(None))["grpc.service_config"]))
-    assert config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    retried = config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"]
+    assert retried == ["UNAVAILABLE", "CANCELLED"]
 
 
 @pytest.mark.parametrize(
