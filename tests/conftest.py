@@ -1,4 +1,4 @@
-"""What holds for all tests: drawn cases, Ctrl-C, time limits, and no network outside tests/e2e."""
+"""What holds for all tests: drawn cases, Ctrl-C, and no network outside tests/e2e."""
 
 from __future__ import annotations
 
@@ -28,19 +28,6 @@ importlib.import_module("tests.support.no_network.sitecustomize")
 # A shell starts background jobs with Ctrl-C ignored, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-WITH_PROCESSES_S = 180
-"""Limit of an integration test that names none. It guards against a hang: such tests start workers,
-which take seconds, and ten times as long on a machine that is busy with other work."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if (
-            item.path.is_relative_to(HERE / "integration")
-            and item.get_closest_marker("timeout") is None
-        ):
-            item.add_marker(pytest.mark.timeout(WITH_PROCESSES_S))
 
 
 @pytest.hookimpl(tryfirst=True)
