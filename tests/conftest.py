@@ -1,4 +1,4 @@
-"""What holds for all tests: drawn cases, kernels without a GPU, Ctrl-C, time limits, no network."""
+"""What holds for all tests: drawn cases, kernels without a GPU, Ctrl-C, no network."""
 
 from __future__ import annotations
 
@@ -32,19 +32,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 interpret_kernels()
-
-WITH_PROCESSES_S = 180
-"""Limit of an integration test that names none. It guards against a hang: such tests start workers,
-which take seconds, and ten times as long on a machine that is busy with other work."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if (
-            item.path.is_relative_to(HERE / "integration")
-            and item.get_closest_marker("timeout") is None
-        ):
-            item.add_marker(pytest.mark.timeout(WITH_PROCESSES_S))
 
 
 @pytest.hookimpl(tryfirst=True)

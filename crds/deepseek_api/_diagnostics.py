@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,20 +71,50 @@ Detail = Mapping[str, Any]
 Sentences = tuple[str, str | None]
 
 
-def findings(error: ValidationError, root: type[WireModel]) -> list[Finding]:
-    """All problems that a validation reported.
+_KEYED_LISTS: Final[tuple[tuple[Path, str], ...]] = (
+    (("spec", "models"), "name"),
+    (("spec", "scheduler", "priorityRules"), "modelType"),
+)
+"""Lists whose items must differ in one field, and that field."""
+
+
+def findings(error: ValidationError, root: type[WireModel], value: object) -> list[Finding]:
+    """All problems that a validation reported, and what they kept it from looking at.
 
     Args:
         error: what pydantic raised.
         root: the type that was validated.
+        value: what was validated.
     """
     found: list[Finding] = []
     for detail in error.errors(include_url=False):
         if detail["type"] == "rules":
             found.extend(_rule_findings(detail))
-        elif not _is_echo(detail):
+        elif detail["type"] != "duplicate_key" and not _is_echo(detail):
             found.append(_finding(detail, root))
+    # A list with a wrong item is never checked as a whole; these are looked for in any case.
+    found.extend(_duplicates(value))
     return found
+
+
+def _duplicates(value: object) -> Iterator[Finding]:
+    for path, key in _KEYED_LISTS:
+        first: dict[str, int] = {}
+        for index, item in enumerate(_items_at(value, path)):
+            word = item.get(key) if isinstance(item, dict) else None
+            if isinstance(word, str) and first.setdefault(word, index) != index:
+                yield Finding(
+                    (*path, index),
+                    f"{path[-1]}[{index}] has the {key} '{_shorten(word)}' of item {first[word]}.",
+                    f"Give each item its own {key}.",
+                    reason="InvalidValue",
+                )
+
+
+def _items_at(value: object, path: Path) -> list[object]:
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, list) else []
 
 
 def _is_echo(detail: Mapping[str, Any]) -> bool:
@@ -112,8 +142,6 @@ def _path_of(text: str) -> Path:
 def _finding(detail: Mapping[str, Any], root: type[WireModel]) -> Finding:
     kind: str = detail["type"]
     path: Path = tuple(detail["loc"])
-    if kind == "duplicate_key":
-        path = (*path, detail["ctx"]["index"])
     name = field_path(path[-1:]) or "the document"
     if path and isinstance(path[-1], int):
         name = field_path(path[-2:])
@@ -188,14 +216,6 @@ def _quantity(name: str, detail: Detail) -> Sentences:
     )
 
 
-def _duplicate(name: str, detail: Detail) -> Sentences:
-    context = detail["ctx"]
-    return (
-        f"{name} has the {context['key']} '{context['value']}' of item {context['first']}.",
-        f"Give each item its own {context['key']}.",
-    )
-
-
 def _bound(text: str, hint: str, key: str) -> Callable[[str, Detail], Sentences]:
     def sentences(name: str, detail: Detail) -> Sentences:
         bound = f"{detail['ctx'][key]:g}"
@@ -222,7 +242,6 @@ _SENTENCES: Final[dict[str, Callable[[str, Detail], Sentences]]] = {
     "literal_error": _enum,
     "string_pattern_mismatch": _pattern,
     "quantity": _quantity,
-    "duplicate_key": _duplicate,
     "greater_than_equal": _bound("less than the minimum", "Write at least", "ge"),
     "greater_than": _bound("not above", "Write a number above", "gt"),
     "less_than_equal": _bound("more than the maximum", "Write at most", "le"),
@@ -236,11 +255,33 @@ _SENTENCES: Final[dict[str, Callable[[str, Detail], Sentences]]] = {
 
 def _unknown_field(path: Path, root: type[WireModel]) -> Sentences:
     cls = _type_at(path[:-1], root)
-    known = [field.alias or key for key, field in cls.model_fields.items()] if cls else []
+    known = _aliases(cls)
     where = field_path(path[:-1]) or "the document"
     message = f"{where} has no field '{_shorten(str(path[-1]))}'."
-    guess = did_you_mean(str(path[-1]), known)
+    guess = _belongs(path, root) or did_you_mean(str(path[-1]), known)
     return message, guess or (f"Write one of: {', '.join(known)}." if known else "Remove it.")
+
+
+def _belongs(path: Path, root: type[WireModel]) -> str | None:
+    """Where a field belongs that stands at a wrong place: further up, or one step down."""
+    *place, name = path
+    for length in range(len(place) - 1, -1, -1):
+        if isinstance(place[length], str) and name in _aliases(
+            _type_at(tuple(place[:length]), root)
+        ):
+            where = field_path(tuple(place[:length]))
+            return (
+                f"'{name}' belongs {f'under {where}' if where else 'at the top of the document'}."
+            )
+    for field in _aliases(_type_at(tuple(place), root)):
+        if name in _aliases(_type_at((*place, field), root)):
+            return f"'{name}' belongs under {field}."
+    return None
+
+
+def _aliases(cls: type[WireModel] | None) -> list[str]:
+    """Names of a type's fields as a file writes them."""
+    return [field.alias or key for key, field in cls.model_fields.items()] if cls else []
 
 
 def _type_at(path: Path, root: type[WireModel]) -> type[WireModel] | None:

@@ -145,13 +145,12 @@ def _load(document: Document, filename: str | None, catalog: Catalog | None) -> 
     wrong_kind = _kind_finding(document.value)
     if wrong_kind is not None:
         raise InvalidPipelineError([_problem(wrong_kind, document, filename)])
+    value = _without_nulls(document.value)
     try:
         # by_name=False: a file has to use the names that the API server knows.
-        pipeline = ModelPipeline.model_validate(
-            _without_nulls(document.value), by_alias=True, by_name=False
-        )
+        pipeline = ModelPipeline.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
-        found = findings(error, ModelPipeline)
+        found = findings(error, ModelPipeline, value)
         problems = [_problem(item, document, filename) for item in found]
         problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
         raise InvalidPipelineError(problems) from error

@@ -22,14 +22,16 @@ _FORM = (
 )
 
 
-def read_request(path: str) -> tuple[Inputs, dict[str, Parameter], list[str]]:
-    """Inputs, parameters and wanted outputs of a request file; ``-`` is standard input.
+def read_request(source: str) -> tuple[Inputs, dict[str, Parameter], list[str]]:
+    """Inputs, parameters and wanted outputs of a request.
+
+    Args:
+        source: a file, ``-`` for standard input, or the JSON text itself, which begins with ``{``.
 
     Raises:
         ConfigurationError: the file cannot be read or is not a request.
     """
-    name = "standard input" if path == "-" else f"'{path}'"
-    data = sys.stdin.buffer.read() if path == "-" else read_file(path, what="request")
+    name, data = _read(source)
     try:
         body: Any = json.loads(data)
     except ValueError as error:
@@ -41,6 +43,15 @@ def read_request(path: str) -> tuple[Inputs, dict[str, Parameter], list[str]]:
     if not isinstance(parameters, dict) or not isinstance(outputs, list):
         raise _wrong(name, "needs an object 'parameters' and a list 'outputs', if at all")
     return inputs, parameters, [_output_name(name, output) for output in outputs]
+
+
+def _read(source: str) -> tuple[str, str | bytes]:
+    """What to call the request in messages, and its text."""
+    if source == "-":
+        return "standard input", sys.stdin.buffer.read()
+    if source.lstrip().startswith("{"):
+        return "the argument of --json", source
+    return f"'{source}'", read_file(source, what="request")
 
 
 def _input(where: str, tensor: Any) -> tuple[str, Array]:

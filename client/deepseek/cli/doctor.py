@@ -194,7 +194,7 @@ def _abilities(gpus: list[str]) -> list[Ability]:
     notes = {
         "fp32": "the reference",
         "int8": "weights and activations in 8 bits",
-        "mixed": "feed-forward layers in 8 bits, the rest in fp32",
+        "mixed": "encoders only: feed-forward layers in 8 bits, the rest in fp32",
     }
     rows = [Ability("cpu", name, not serving, why or text) for name, text in notes.items()]
     rows.append(

@@ -34,7 +34,9 @@ def infer(
     json_file: Annotated[
         str | None,
         typer.Option(
-            "--json", help="A request as JSON of the v2 protocol; - reads stdin.", metavar="FILE"
+            "--json",
+            help="A request as JSON of the v2 protocol: a file, the text itself, or - for stdin.",
+            metavar="FILE",
         ),
     ] = None,
     top_k: Annotated[

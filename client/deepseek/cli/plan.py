@@ -42,15 +42,19 @@ def plan(
     for loaded in read_pipelines(name, known):
         show_problems(loaded.warnings, label="warning: ")
         allocation = allocate(loaded.pipeline, demands=demands, catalog=known)
-        plans.append((loaded.pipeline.metadata.name, allocation))
+        warned = any(warning.reason == "RuleWithoutModel" for warning in loaded.warnings)
+        plans.append((loaded.pipeline.metadata.name, allocation, warned))
     if output is OutputFormat.JSON:
-        documents = [{"pipeline": title, **made.to_wire()} for title, made in plans]
+        documents = [{"pipeline": title, **made.to_wire()} for title, made, _ in plans]
         print_json(documents[0] if len(documents) == 1 else documents)
         return
-    for number, (title, allocation) in enumerate(plans):
+    for number, (title, allocation, warned) in enumerate(plans):
         if number:
             say()
         _show(title, allocation)
+        if not warned:  # else a warning with its place in the file has said so
+            for kind in allocation.rules_without_model:
+                note(f"The rule for type '{kind}' does not count: no model has this type.")
 
 
 def _demand(text: str) -> tuple[str, int]:
@@ -80,8 +84,6 @@ def _show(title: str, allocation: Allocation) -> None:
     say()
     for row in allocation.rows:
         say(f"{row.model}: {row.explanation}")
-    for kind in allocation.rules_without_model:
-        note(f"The rule for type '{kind}' does not count: no model has this type.")
     if not allocation.floors_fit:
         note("The budget does not cover what every model must have at least.", style="yellow")
 

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import pytest
 from deepseek_api.allocation import AllocationRow, allocate
 from deepseek_api.v1alpha1 import ModelPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.nearest import distance, smallest_distance
-
-pytestmark = pytest.mark.timeout(180)  # a few seconds each; ten times that beside other work
 
 CATALOG = {"bert-base": "NLP", "resnet50": "CV"}
 """Names whose type the built-in catalog knows."""

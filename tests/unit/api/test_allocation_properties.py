@@ -9,15 +9,12 @@ import dataclasses
 import random
 from fractions import Fraction
 
-import pytest
 from deepseek_api._explaining import BudgetUnit, Explainer, LimitedBy
 from deepseek_api._sharing import Claim, Shares, share
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.nearest import distance, smallest_distance
-
-pytestmark = pytest.mark.timeout(180)  # a few seconds each; ten times that beside other work
 
 NAMES = "abcdef"
 BYTES_PER_CLAIM = 6

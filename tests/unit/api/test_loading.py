@@ -40,6 +40,43 @@ def test_the_file_of_the_first_page_loads_without_a_warning() -> None:
     assert warnings == ()
 
 
+def test_a_duplicate_name_is_reported_beside_other_problems() -> None:
+    text = pipeline("replicas: ten\n", spec="- name: bert-base\n- name: bert-base\n  color: red\n")
+    assert [(p.path, p.line, p.reason) for p in problems_of(text)] == [
+        ("spec.models[0].replicas", 8, "InvalidValue"),
+        ("spec.models[1]", 9, "InvalidValue"),
+        ("spec.models[2]", 10, "InvalidValue"),
+        ("spec.models[2].color", 11, "UnknownField"),
+    ]
+    assert problems_of(text)[2].message == "models[2] has the name 'bert-base' of item 0."
+
+
+def test_a_duplicate_rule_is_reported_beside_other_problems() -> None:
+    rules = "scheduler:\n  priorityRules:\n" + "  - {modelType: NLP, weight: 2}\n" * 2
+    assert [(p.path, p.line) for p in problems_of(pipeline(spec=rules))] == [
+        ("spec.scheduler.priorityRules[0].weight", 10),
+        ("spec.scheduler.priorityRules[1]", 11),
+        ("spec.scheduler.priorityRules[1].weight", 11),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        ("placement: PerModel", "'placement' belongs under spec."),
+        ("scheduler: {}", "'scheduler' belongs under spec."),
+        ("metadata: {}", "'metadata' belongs at the top of the document."),
+        ("minReplicas: 2", "'minReplicas' belongs under autoscaling."),
+        ("placements: PerModel", "Write one of: name, type,"),
+    ],
+    ids=["placement", "scheduler", "metadata", "minReplicas", "no such field anywhere"],
+)
+def test_a_field_in_the_wrong_place_is_told_where_it_belongs(model: str, hint: str) -> None:
+    [problem] = problems_of(pipeline(f"{model}\n"))
+    assert problem.reason == "UnknownField"
+    assert str(problem.hint).startswith(hint)
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [

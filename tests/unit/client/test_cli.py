@@ -7,6 +7,8 @@ from pathlib import Path
 
 import deepseek
 import pytest
+from deepseek.cli._commands import app
+from typer.testing import CliRunner
 
 from tests.support.command import invoke
 
@@ -72,6 +74,13 @@ def test_plan_as_json_gives_the_replicas(fields: dict[str, object], granted: lis
 def test_plan_takes_another_demand(joint: Path) -> None:
     ran = invoke("plan", "-f", str(joint), "--demand", "resnet50=1", "-o", "json")
     assert [model["granted"] for model in json.loads(ran.out)["models"]] == [9, 1]
+
+
+def test_plan_says_once_that_a_rule_has_no_effect(joint: Path) -> None:
+    joint.write_text(joint.read_text().replace("modelType: NLP", "modelType: Audio"))
+    said = [line for line in invoke("plan", "-f", str(joint)).err.splitlines() if "Audio" in line]
+    assert len(said) == 1
+    assert ":15:18: spec.scheduler.priorityRules[0].modelType: warning: " in said[0]
 
 
 @pytest.mark.parametrize("demand", ["resnet50", "=3", "resnet50=many", "nobody=3"])
@@ -157,6 +166,7 @@ def test_doctor_as_json_says_what_runs_and_why_not_the_rest() -> None:
     report = json.loads(invoke("doctor", "-o", "json").out)
     abilities = {(row["device"], row["precision"]): row for row in report["abilities"]}
     assert abilities["cpu", "int8"]["runs"] is True
+    assert abilities["cpu", "mixed"]["detail"].startswith("encoders only: ")
     assert abilities["npu", "any"]["runs"] is False
     assert "npu" in abilities["npu", "any"]["detail"]
     assert {"Python", "processor", "port 8001", "bundle cache"} <= {
@@ -250,3 +260,39 @@ def test_the_cache_is_listed_and_cleared(tmp_path: Path, monkeypatch: pytest.Mon
     assert invoke("cache", "clear", stdin="n\n").code == 1
     assert invoke("cache", "clear", "--yes").code == 0
     assert json.loads(invoke("cache", "list", "-o", "json").out)["bundles"] == []
+
+
+def completion(variable: str, **more: str) -> str:
+    """What the program prints for a shell that asks it through the environment."""
+    environment = {"_DEEPSEEK_COMPLETE": variable, **more}
+    done = CliRunner().invoke(app, prog_name="deepseek", env=environment)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "typed", "offered"),
+    [
+        ("bash", "deepseek pl", {"plan"}),
+        ("bash", "deepseek serve --grpc", {"--grpc-port"}),
+        ("zsh", "deepseek val", {"validate"}),
+        ("fish", "deepseek doc", {"doctor"}),
+    ],
+)
+def test_a_shell_completes_commands_and_options(shell: str, typed: str, offered: set[str]) -> None:
+    out = completion(
+        f"complete_{shell}",
+        COMP_WORDS=typed,
+        COMP_CWORD=str(len(typed.split()) - 1),
+        _TYPER_COMPLETE_ARGS=typed,
+        _TYPER_COMPLETE_FISH_ACTION="get-args",
+    )
+    words = set(out.replace('"', " ").replace(":", " ").split())
+    assert offered <= words
+    assert "prepare" not in words
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_there_is_a_completion_script_for_every_shell(shell: str) -> None:
+    script = completion(f"source_{shell}")
+    assert f"_DEEPSEEK_COMPLETE=complete_{shell}" in script

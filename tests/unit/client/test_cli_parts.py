@@ -75,6 +75,15 @@ def write_request(folder: Path, body: Any) -> str:
     return str(path)
 
 
+def test_a_json_request_may_be_the_text_itself() -> None:
+    text = ' {"inputs": [{"name": "a", "datatype": "INT8", "shape": [2], "data": [1, 2]}]}'
+    assert np.asarray(read_request(text)[0]["a"]).tolist() == [1, 2]
+    with pytest.raises(
+        ConfigurationError, match="The request in the argument of --json is not valid JSON"
+    ):
+        read_request('{"inputs": [')
+
+
 def test_a_json_request_becomes_arrays(tmp_path: Path) -> None:
     body = {
         "inputs": [
