@@ -32,12 +32,16 @@ def documented() -> str:
     return found[1].replace("deepseek-system", NAMESPACE)
 
 
-def run_documented(kube: Kube) -> None:
-    """As a person at a shell with this cluster's settings."""
+def run_documented(kube: Kube, home: Path) -> None:
+    """As a person at a shell with this cluster's settings; the tools keep caches at home."""
     tools = {str(Path(program(name)).parent) for name in ("helm", "kubectl")}
     done = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", documented()],
-        env={"PATH": ":".join([*tools, "/usr/bin", "/bin"]), "KUBECONFIG": str(kube.kubeconfig)},
+        env={
+            "PATH": ":".join([*tools, "/usr/bin", "/bin"]),
+            "KUBECONFIG": str(kube.kubeconfig),
+            "HOME": str(home),
+        },
         capture_output=True,
         text=True,
         timeout=180,
@@ -54,7 +58,7 @@ def left(kube: Kube) -> list[str]:
 
 @pytest.mark.usefixtures("release")
 def test_one_install_and_one_apply_serve_and_one_command_removes_everything(
-    bare_space: Space, release: Release, figures: Callable[[str], None]
+    bare_space: Space, release: Release, figures: Callable[[str], None], tmp_path: Path
 ) -> None:
     kube = bare_space.kube
     try:
@@ -76,7 +80,7 @@ def test_one_install_and_one_apply_serve_and_one_command_removes_everything(
         bare_space.wait_ready(NAME)
 
         started = time.monotonic()
-        run_documented(kube)
+        run_documented(kube, tmp_path)
         figures(f"documented removal: {time.monotonic() - started:.1f} s")
         assert left(kube) == []
         assert kube.get("Namespace", NAMESPACE) is None
