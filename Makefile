@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 
 ##@ Use
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/installed ## Create the environment in .venv from the hashed lock
 
@@ -40,6 +40,9 @@ push: images ## Send the images to a registry: make push REGISTRY=registry.examp
 ##@ Develop
 test: setup ## All tests that need no root and no cluster
 	@$(RUN) -m pytest -n 2 --dist loadfile --ignore tests/e2e $(ARGS)
+
+test-triton36: setup ## The kernels' tests under the oldest Triton and NumPy that GPU hosts use
+	@VENV=$(VENV) bash scripts/triton36.sh $(ARGS)
 
 e2e: setup ## All tests that need a cluster: starts one, builds images, tests, stops it again
 	@VENV=$(VENV) bash scripts/e2e.sh $(ARGS)
@@ -78,4 +81,4 @@ clean: ## Remove the environment and what builds and tests leave behind
 $(VENV)/installed: requirements/dev.txt requirements/bootstrap.txt pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
 
-.PHONY: help setup demo serve cluster cluster-down images push test e2e check format bench crds protos lock clean
+.PHONY: help setup demo serve cluster cluster-down images push test test-triton36 e2e check format bench crds protos lock clean

@@ -148,7 +148,8 @@ def check_operands(
         raise KernelArgumentError(
             f"x, weight: M={x.shape[0]}, N={N}, K={K} make more than 2^31 elements; split M or N"
         )
-    if not (weight.data.is_contiguous() and weight.scale.is_contiguous()):
+    parts = (weight.data, weight.scale, weight.zero_point)
+    if not all(part is None or part.is_contiguous() for part in parts):
         raise KernelArgumentError("weight: its tensors are not contiguous; call contiguous()")
     if bias is not None and (
         tuple(bias.shape) != (N,) or not bias.is_floating_point() or not bias.is_contiguous()

@@ -56,10 +56,13 @@ W4_KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def configs(kernel: str, gpu: str = "default") -> Iterator[tuple[str, int, KernelConfig]]:
-    """Every shipped configuration of a kernel, with a name and the largest M that it is for."""
-    for max_m, config in load_table(gpu).kernels[kernel]:
-        yield f"{kernel} {gpu} M<={max_m}", max_m, config
+def configs(kernel: str) -> Iterator[tuple[str, int, KernelConfig, bool]]:
+    """Every shipped configuration of a kernel: name, largest M, tiles, whether for Hopper alone."""
+    usual = [config for _, config in load_table("default").kernels[kernel]]
+    for gpu in ("default", "h100"):
+        for max_m, config in load_table(gpu).kernels[kernel]:
+            if gpu == "default" or config not in usual:
+                yield f"{kernel} {gpu} M<={max_m}", max_m, config, gpu == "h100"
 
 
 def launch_options(config: KernelConfig) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def launch_options(config: KernelConfig) -> dict[str, Any]:
 def w4a16_rows() -> Iterator[Row]:
     for kernel, tokens in (("gemv", {}), ("gemm", {"out": "*fp32"})):
         shipped = list(configs(f"w4a16_{kernel}"))
-        for name, max_m, config in shipped:
+        for name, max_m, config, hopper in shipped:
             for kind, constants in W4_KINDS.items():
                 main = kind == "g128"
                 if not main and config != shipped[-1][2]:
@@ -87,7 +90,7 @@ def w4a16_rows() -> Iterator[Row]:
                         "BLOCK_N": config.block_n,
                         "BLOCKS": config.block_k // (8 * constants["LANES"]),
                     },
-                    architectures=(80, 90, 100) if main else (90,),
+                    architectures=(80, 90, 100) if main and not hopper else (90,),
                     instructions=TENSOR_CORES if kernel == "gemm" else {},
                     **launch_options(config),
                 )
@@ -97,7 +100,7 @@ def w8a16_rows() -> Iterator[Row]:
     for values, architectures in (("*i8", (80, 90, 100)), ("*fp8e4nv", FP8)):
         for kernel in ("gemv", "gemm"):
             shipped = list(configs(f"w8a16_{kernel}"))
-            for name, max_m, config in shipped if values == "*i8" else shipped[-1:]:
+            for name, max_m, config, hopper in shipped if values == "*i8" else shipped[-1:]:
                 sizes = (
                     {"BLOCK_M": max_m, "VECTORS": config.block_k // 16}
                     if kernel == "gemv"
@@ -108,7 +111,7 @@ def w8a16_rows() -> Iterator[Row]:
                     kernel=f"{OPS}.w8a16:{kernel}_kernel",
                     signature=W8 | {"weights": values, "x": "*bf16"},
                     constants={**WHOLE, **sizes, "BLOCK_N": config.block_n},
-                    architectures=architectures,
+                    architectures=(90,) if hopper else architectures,
                     instructions=TENSOR_CORES if kernel == "gemm" else {},
                     **launch_options(config),
                 )
@@ -121,11 +124,7 @@ def scaled_rows() -> Iterator[Row]:
         ("w8a8", {}, (80, 90, 100), "IGMMA"),
         ("fp8_row", fp8, FP8, "QGMMA"),
     ):
-        usual = list(configs(kernel))
-        hopper = [
-            found for found in configs(kernel, "h100") if found[2] not in [u[2] for u in usual]
-        ]
-        for name, _, config in usual + hopper:
+        for name, _, config, hopper in configs(kernel):
             sizes = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}
             yield Row(
                 name=name,
@@ -139,11 +138,11 @@ def scaled_rows() -> Iterator[Row]:
                     "BLOCK_K": config.block_k,
                     "GROUP_M": config.group_m,
                 },
-                architectures=(90,) if " h100 " in name else architectures,
+                architectures=(90,) if hopper else architectures,
                 instructions={90: pattern},
                 **launch_options(config),
             )
-    for name, _, config in configs("fp8_block"):
+    for name, _, config, hopper in configs("fp8_block"):
         yield Row(
             name=name,
             kernel=f"{OPS}.fp8_block:block_product_kernel",
@@ -154,7 +153,7 @@ def scaled_rows() -> Iterator[Row]:
                 "BLOCK_N": config.block_n,
                 "GROUP_M": config.group_m,
             },
-            architectures=FP8,
+            architectures=(90,) if hopper else FP8,
             instructions={90: "QGMMA"},
             **launch_options(config),
         )

@@ -122,7 +122,7 @@ def test_a_folder_of_the_user_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "h100.json").write_text(json.dumps(own))
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     assert load_table("h100").config("w8a8", 4096, 1, 1).block_m == 32
-    assert load_table("h100").config("fp8_row", 4096, 1, 1).block_n == 256
+    assert load_table("h100").config("fp8_row", 4096, 1, 1).num_stages == 4
 
 
 @pytest.mark.parametrize(

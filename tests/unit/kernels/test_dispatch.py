@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from deepseek_kernels.configuration import KernelConfig, Measurement, Table, load_table
-from deepseek_kernels.dispatch import VARIABLE, explain, linear
+from deepseek_kernels.dispatch import VARIABLE, explain, linear, quantized_linear
 from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.ops import fp8_block, fp8_row, w8a8
 from deepseek_kernels.quantize import quantize_weight
@@ -40,7 +40,7 @@ def described(scheme: str, N: int = 4096, K: int = 4096, group_size: int = 128) 
 
 def chosen(M: int, weight: QuantizedWeight, **options: Any) -> str:
     """The implementation on a GPU with float8."""
-    given: dict[str, Any] = {"device": GPU, "table": DEFAULT, "has_fp8": True} | options
+    given: dict[str, Any] = {"device": GPU, "table": DEFAULT, "float8": True} | options
     return explain(M, weight, **given).implementation
 
 
@@ -146,8 +146,8 @@ def test_the_reason_holds_the_measurement() -> None:
 
 
 def test_a_gpu_without_float8_multiplies_dense() -> None:
-    assert chosen(4, described("fp8"), has_fp8=False) == "dense"
-    assert chosen(4, described("int8"), has_fp8=False) == "w8a16"
+    assert chosen(4, described("fp8"), float8=False) == "dense"
+    assert chosen(4, described("int8"), float8=False) == "w8a16"
 
 
 def test_groups_that_no_kernel_takes_are_multiplied_dense() -> None:
@@ -250,6 +250,42 @@ def test_a_dense_weight_of_the_caller_is_used() -> None:
     dense = torch.zeros(5, 64)
     y = linear(X, small("int8"), BIAS, implementation="dense", dense=dense)
     assert torch.equal(y, BIAS.expand(2, 3, 5))
+
+
+@pytest.mark.parametrize("implementation", [None, "w4a16", "dense"])
+def test_a_compiled_graph_holds_it_for_any_number_of_tokens(implementation: Any) -> None:
+    weight = small("int4")
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return linear(x, weight, BIAS, epilogue="gelu", implementation=implementation)
+
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=True)
+    for tokens in (2, 3, 70):
+        x = random_matrix(tokens, 64, seed=tokens)
+        assert torch.equal(compiled(x), call(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("scheme", "int5"), ("activations", "int5"), ("implementation", "fastest")]
+)
+def test_the_operation_names_what_it_does_not_know(name: str, text: str) -> None:
+    weight = small("int8")
+    named = {"scheme": "int8", "activations": "none", "implementation": ""} | {name: text}
+    with pytest.raises(KernelArgumentError, match=f"{name}: '{text}' is unknown; give one of"):
+        quantized_linear(
+            X[0],
+            weight.data,
+            weight.scale,
+            None,
+            named["scheme"],
+            0,
+            False,
+            None,
+            None,
+            named["activations"],
+            False,
+            named["implementation"],
+        )
 
 
 def test_no_tokens_give_no_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -150,6 +151,7 @@ def test_the_same_call_gives_the_same_bits() -> None:
 
 
 WEIGHT = quantize_weight(torch.ones(5, 64), "int4", group_size=32)
+APART = replace(WEIGHT, scale=WEIGHT.scale.T.contiguous().T)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,7 @@ WEIGHT = quantize_weight(torch.ones(5, 64), "int4", group_size=32)
         (torch.ones(1, 64), WEIGHT, torch.ones(4), r"bias: is torch.float32 \[4\]"),
         (torch.ones(1, 64), WEIGHT, torch.ones(5, 2)[:, 0], "contiguous float vector"),
         (torch.ones(1, 64), WEIGHT.to("meta"), None, "weight: is on meta and x on cpu"),
+        (torch.ones(1, 64), APART, None, "weight: its tensors are not contiguous"),
         (torch.ones(1, 64), quantize_weight(torch.ones(5, 64), "int8"), None, "give int4"),
         (
             torch.ones(1, 48),
@@ -170,7 +173,18 @@ WEIGHT = quantize_weight(torch.ones(5, 64), "int4", group_size=32)
             "groups of 48 are not supported; use 32, 64",
         ),
     ],
-    ids=["K", "vector", "float64", "integers", "bias", "bias apart", "device", "scheme", "group"],
+    ids=[
+        "K",
+        "vector",
+        "float64",
+        "integers",
+        "bias",
+        "bias apart",
+        "device",
+        "apart",
+        "scheme",
+        "group",
+    ],
 )
 def test_what_does_not_fit_is_named(
     x: torch.Tensor, weight: Any, bias: torch.Tensor | None, message: str
