@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deepseek_kernels.configuration import KernelConfig, config_for
 from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.ops.elementwise import (
     check_float,
@@ -31,7 +32,6 @@ from deepseek_kernels.ops.elementwise import (
 __all__ = ["conv3d", "launch", "reference"]
 
 Triple = int | tuple[int, int, int]
-_BLOCK_C, _BLOCK_P, _BLOCK_K = 64, 64, 32
 
 
 def conv3d(
@@ -175,35 +175,45 @@ def _kernel(
 
 
 def launch(
-    x: Tensor, weight: Tensor, bias: Tensor | None, settings: list[int], relu: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    settings: list[int],
+    relu: bool,
+    config: KernelConfig | None = None,
 ) -> Tensor:
-    """The convolution by the Triton kernel; the arguments were checked by ``conv3d``."""
+    """The convolution by the Triton kernel; the arguments were checked by ``conv3d``.
+
+    ``config`` overrides the tiles of the GPU's table: ``block_m`` channels, ``block_n`` positions.
+    """
     x, weight = x.contiguous(), weight.contiguous()
     sizes = _output_size(x, weight, settings)
     y = torch.empty((len(x), weight.shape[0], *sizes), dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y
-    blocks = triton.cdiv(math.prod(sizes), _BLOCK_P)
+    channels, positions, taps = weight.shape[0], math.prod(sizes), weight[0].numel()
+    config = config or config_for("conv3d", channels, positions, taps, x.device)
+    blocks = triton.cdiv(positions, config.block_n)
     with on_device_of(x):
-        _kernel[(len(x) * blocks, triton.cdiv(weight.shape[0], _BLOCK_C))](
+        _kernel[(len(x) * blocks, triton.cdiv(channels, config.block_m))](
             x,
             weight,
             weight if bias is None else bias.contiguous(),
             y,
             *x.shape[1:],
-            weight.shape[0],
+            channels,
             *sizes[1:],
-            math.prod(sizes),
+            positions,
             *settings[0:6],
             *weight.shape[2:],
             *settings[6:9],
             HAS_BIAS=bias is not None,
             RELU=relu,
-            BLOCK_C=_BLOCK_C,
-            BLOCK_P=_BLOCK_P,
-            BLOCK_K=_BLOCK_K,
-            num_warps=4,
-            num_stages=3,
+            BLOCK_C=config.block_m,
+            BLOCK_P=config.block_n,
+            BLOCK_K=config.block_k,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
         )
     return y
 

@@ -21,7 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deepseek_kernels.configuration import KernelConfig, config_for
 from deepseek_kernels.errors import KernelArgumentError
+from deepseek_kernels.ops.common import processors
 from deepseek_kernels.ops.elementwise import (
     check_float,
     check_like,
@@ -32,10 +34,6 @@ __all__ = ["MAX_ROWS", "activation_threshold", "k_major", "launch", "reference",
 
 MAX_ROWS = 16
 """Rows beyond which nothing is left to skip, and a dense product is the right call."""
-_BLOCK_K = 32
-_BLOCK_N = 128
-_PROGRAMS = 512
-"""About four programs for each multiprocessor of a large GPU; K is divided to get there."""
 
 
 def k_major(weight: Tensor) -> Tensor:
@@ -145,15 +143,21 @@ def _kernel(
     tl.store(partial_ptr + target, total, mask=(row < rows)[:, None] & (column < N)[None, :])
 
 
-def launch(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
-    """The product by the Triton kernel; the arguments were checked by ``sparse_gemv``."""
+def launch(
+    x: Tensor, weight: Tensor, threshold: float, config: KernelConfig | None = None
+) -> Tensor:
+    """The product by the Triton kernel; the arguments were checked by ``sparse_gemv``.
+
+    ``config`` overrides the tiles of the GPU's table: ``block_n``, ``block_k``, ``split_k``.
+    """
     size, width = weight.shape
     flat = x.reshape(-1, size).contiguous()
     rows = len(flat)
     if rows == 0 or width == 0 or size == 0:
         return x.new_zeros((*x.shape[:-1], width))
-    blocks_n, blocks_k = triton.cdiv(width, _BLOCK_N), triton.cdiv(size, _BLOCK_K)
-    each = triton.cdiv(blocks_k, max(1, min(blocks_k, _PROGRAMS // blocks_n)))
+    config = config or config_for("sparse_gemv", rows, width, size, x.device)
+    blocks_n, blocks_k = triton.cdiv(width, config.block_n), triton.cdiv(size, config.block_k)
+    each = triton.cdiv(blocks_k, config.parts(blocks_n, blocks_k, processors(x.device)))
     parts = triton.cdiv(blocks_k, each)
     partial = torch.empty((parts, rows, width), dtype=torch.float32, device=x.device)
     with on_device_of(x):
@@ -167,8 +171,10 @@ def launch(x: Tensor, weight: Tensor, threshold: float) -> Tensor:
             threshold,
             each,
             ROWS=1 if rows == 1 else MAX_ROWS,
-            BLOCK_K=_BLOCK_K,
-            BLOCK_N=_BLOCK_N,
+            BLOCK_K=config.block_k,
+            BLOCK_N=config.block_n,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
         )
     return partial.sum(dim=0).to(x.dtype).reshape(*x.shape[:-1], width)
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from deepseek_kernels.configuration import load_table
 from deepseek_kernels.ops import (
-    conv3d,
     norm_quantize,
     pruning,
     semi_structured,
     silu_mul_quantize,
-    sparse_gemv,
 )
 from deepseek_kernels.ops.elementwise import LIMITS, row_tile, tile
 
@@ -135,6 +134,7 @@ def rows_of_elementwise() -> Iterator[Row]:
 
 def rows_of_sparse_gemv() -> Iterator[Row]:
     """One row by sums, several by tensor cores."""
+    config = load_table("default").config("sparse_gemv", 1, 4096, 4096)
     for rows in (1, 16):
         yield Row(
             name=f"sparse_gemv {rows}",
@@ -144,10 +144,12 @@ def rows_of_sparse_gemv() -> Iterator[Row]:
             | {"threshold": "fp32"},
             constants={
                 "ROWS": rows,
-                "BLOCK_K": sparse_gemv._BLOCK_K,
-                "BLOCK_N": sparse_gemv._BLOCK_N,
+                "BLOCK_K": config.block_k,
+                "BLOCK_N": config.block_n,
             },
             divisible=("K", "N"),
+            warps=config.num_warps,
+            stages=config.num_stages,
             # 16 rows are too few for Hopper's own instruction.
             instructions={} if rows == 1 else dict.fromkeys((80, 90), "HMMA"),
         )
@@ -155,6 +157,7 @@ def rows_of_sparse_gemv() -> Iterator[Row]:
 
 def rows_of_conv3d() -> Iterator[Row]:
     """The windows of a 3D-UNet."""
+    config = load_table("default").config("conv3d", 64, 4096, 1728)
     for window, dtype in ((1, "bf16"), (2, "fp16"), (3, "fp16")):
         sizes = ("depth", "height", "width", "out_height", "out_width", "positions")
         steps = [f"{kind}_{axis}" for kind in ("stride", "pad") for axis in "dhw"]
@@ -166,8 +169,10 @@ def rows_of_conv3d() -> Iterator[Row]:
             constants=dict.fromkeys(("KD", "KH", "KW"), window)
             | dict.fromkeys(("DIL_D", "DIL_H", "DIL_W"), 1)
             | {"HAS_BIAS": True, "RELU": True}
-            | {"BLOCK_C": conv3d._BLOCK_C, "BLOCK_P": conv3d._BLOCK_P, "BLOCK_K": conv3d._BLOCK_K},
+            | {"BLOCK_C": config.block_m, "BLOCK_P": config.block_n, "BLOCK_K": config.block_k},
             divisible=("channels_in", "channels_out", "positions"),
+            warps=config.num_warps,
+            stages=config.num_stages,
             instructions={80: "HMMA", **TENSOR_CORES},
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepseek_kernels.configuration import KernelConfig
 from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.ops import conv3d as module
 from deepseek_kernels.ops.conv3d import conv3d, launch, reference
@@ -89,12 +90,24 @@ def test_kernel_and_reference_agree_for_all_settings(
     )
 
 
+@pytest.mark.parametrize("tiles", [(16, 16, 16), (32, 128, 64)], ids=str)
+def test_tiles_do_not_matter(tiles: tuple[int, int, int]) -> None:
+    x, weight = numbers(2, 3, 4, 5, 6), numbers(20, 3, 3, 2, 3, seed=1)
+    options = settings_of(padding=1)
+    config = KernelConfig(block_m=tiles[0], block_n=tiles[1], block_k=tiles[2])
+    assert_near(
+        launch(x, weight, None, options, False, config),
+        reference(x, weight, None, options, False),
+    )
+
+
 def test_float16_products_are_summed_in_float32() -> None:
     # 3000 products of 1 and one of 2**-4: a float16 sum stops counting at 2048.
     x = torch.ones(1, 3000, 1, 1, 1, dtype=torch.float16)
     weight = torch.ones(1, 3000, 1, 1, 1, dtype=torch.float16)
-    assert float(launch(x, weight, None, settings_of(), False)) == 3000
-    large = launch(x * 8, weight * 8, torch.tensor([-192000.0]), settings_of(), False)
+    config = KernelConfig(block_m=16, block_n=16, block_k=1024)
+    assert float(launch(x, weight, None, settings_of(), False, config)) == 3000
+    large = launch(x * 8, weight * 8, torch.tensor([-192000.0]), settings_of(), False, config)
     assert float(large) == 0
 
 

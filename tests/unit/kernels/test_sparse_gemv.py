@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepseek_kernels.configuration import KernelConfig
 from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.ops import sparse_gemv as module
 from deepseek_kernels.ops.sparse_gemv import (
@@ -105,11 +106,12 @@ def test_leading_axes_are_kept_and_strides_do_not_matter() -> None:
     assert_near(launch(x, weight, 0.5), wanted)
 
 
-def test_a_program_may_have_several_blocks_of_k(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PROGRAMS", 2)
-    for rows in (1, 3):
-        x, weight = random_matrix(rows, 170, seed=1), random_matrix(170, 33, seed=2)
-        assert_near(launch(x, weight, 0.3), expected(x, weight, 0.3))
+@pytest.mark.parametrize("split_k", [1, 2, 16])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_k_may_be_divided_in_any_way(rows: int, split_k: int) -> None:
+    x, weight = random_matrix(rows, 170, seed=1), random_matrix(170, 33, seed=2)
+    config = KernelConfig(block_n=32, block_k=16, split_k=split_k)
+    assert_near(launch(x, weight, 0.3, config), expected(x, weight, 0.3))
 
 
 def test_runs_are_equal_to_the_bit() -> None:
