@@ -42,14 +42,25 @@ class Detokenizer:
 
         Bytes of a character that is never completed have no text.
         """
-        text: str | None = self._stream.step(self._tokenizer, token)
+        self._held.append(token)
+        try:
+            text: str | None = self._stream.step(self._tokenizer, token)
+        except Exception:
+            # The library knows no narrower type. The token changed the text of those before it,
+            # such as bytes at the end of the prompt that it cannot complete; they are given up.
+            self._context = []
+            text = self._restart()
         if text is None:
-            self._held.append(token)
             if len(self._held) <= _LONGEST_CHARACTER:
                 return ""
-            text = self._tokenizer.decode(self._held, skip_special_tokens=True)
-            self._stream = self._begin()
+            text = self._restart()
         self._held.clear()
+        return text
+
+    def _restart(self) -> str:
+        """Give what is held as it is, and begin again behind it."""
+        self._stream = self._begin()
+        text: str = self._tokenizer.decode(self._held, skip_special_tokens=True)
         return text
 
     def _begin(self) -> DecodeStream:

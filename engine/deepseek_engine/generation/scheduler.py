@@ -177,7 +177,7 @@ class Scheduler:
                 continue
             guesses = self._guesses(sequence, spare)
             spare -= len(guesses)
-            work.append(Work(sequence, sequence.computed, 1, guesses))
+            work.append(Work(sequence, sequence.computed, 1, samples=True, guesses=guesses))
         return self._settings.token_budget - sum(w.tokens for w in work), short
 
     def _guesses(self, sequence: Sequence, spare: int) -> Tokens[int]:
@@ -236,12 +236,17 @@ class Scheduler:
             return
         sequence = min(self._waiting.values(), key=self._order)
         lower = [other for other in self._running if other.rank[0] > sequence.rank[0]]
+        # Those who stay and decode take their next block before anyone begins.
+        stay = [other for other in self._running if other.rank[0] <= sequence.rank[0]]
+        growth = sum(
+            max(0, blocks_for(len(other.tokens), self._size) - len(other.blocks)) for other in stay
+        )
         _, need = self._need(sequence)
-        if need > self.pool.free + sum(len(other.blocks) + 1 for other in lower):
+        if need + growth > self.pool.free + sum(len(other.blocks) + 1 for other in lower):
             return
         while lower and (
             len(self._running) >= self._settings.max_sequences
-            or self._need(sequence)[1] > self.pool.free
+            or self._need(sequence)[1] + growth > self.pool.free
         ):
             self._preempt(lower.pop())
 
@@ -276,7 +281,7 @@ class Scheduler:
 
     def _chunk(self, work: list[Work], sequence: Sequence, budget: int) -> int:
         count = min(budget, sequence.pending)
-        work.append(Work(sequence, sequence.computed, count))
+        work.append(Work(sequence, sequence.computed, count, samples=count == sequence.pending))
         return count
 
     def _preempt(self, sequence: Sequence) -> None:

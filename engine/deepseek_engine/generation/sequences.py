@@ -91,6 +91,8 @@ class Work:
     """First position."""
     count: int
     """Positions of known tokens."""
+    samples: bool
+    """Whether the sequence gets a new token: nothing of it is pending after this step."""
     guesses: Tokens[int] = ()
     """Tokens guessed to follow them; computed too."""
 
@@ -98,11 +100,6 @@ class Work:
     def tokens(self) -> int:
         """All positions of the step."""
         return self.count + len(self.guesses)
-
-    @property
-    def samples(self) -> bool:
-        """Whether the sequence gets a new token: nothing of it is pending after this step."""
-        return self.start + self.count == len(self.sequence.tokens)
 
 
 @dataclass(slots=True, frozen=True, eq=False)
