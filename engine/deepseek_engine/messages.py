@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import msgspec
 from deepseek_api.errors import ConfigurationError
 
+from deepseek_engine.generation.settings import GenerationSettings
+
 Buffer = bytes | bytearray | memoryview
 
 DATATYPE_BYTES: dict[str, int] = {
@@ -266,6 +268,23 @@ class AutoPrecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return self.resume if self.resume is not None else _RESUME_PART * self.threshold
 
 
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One LoRA adapter of a model."""
+
+    name: str
+    path: str
+    """Folder with the adapter's files in peft's format."""
+
+
+class ParallelismConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Over how many devices, or on a processor over how many processes, a model is divided."""
+
+    tensor: int = 1
+    """Parts that each layer is cut into."""
+    pipeline: int = 1
+    """Stages that the layers are divided into."""
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One model to serve."""
 
@@ -286,6 +305,12 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     latency_target_ms: float | None = None
     auto_precision: AutoPrecision | None = None
     """None: every batch runs at `precision`."""
+    generation: GenerationSettings = GenerationSettings()
+    """Of a model that generates; without effect on others."""
+    adapters: tuple[AdapterConfig, ...] = ()
+    """LoRA adapters that requests to a model that generates may choose."""
+    parallelism: ParallelismConfig = ParallelismConfig()
+    """How the model is divided."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
