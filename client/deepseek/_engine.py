@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy as np
 from deepseek_api.catalog import builtin_catalog
@@ -48,6 +48,8 @@ from deepseek._calls import (
     batches,
     image_bytes,
 )
+from deepseek._engine_generation import generate
+from deepseek._generating import Chunk, Sampling
 from deepseek._here import require_device
 from deepseek._locate import OnEvent, ensure_bundle, ignore, wanted_model
 from deepseek._loop import LoopThread
@@ -207,6 +209,22 @@ class InferenceEngine:
             answers += self._call(self._batch(batch))
         return answers
 
+    def generate(
+        self, prompt: str | Sequence[int], **sampling: Unpack[Sampling]
+    ) -> Iterator[Chunk]:
+        """Generate; the answer comes in parts as they are made.
+
+        Closing the iterator ends the answer.
+
+        Args:
+            prompt: a text, or token numbers.
+            sampling: see :class:`deepseek.Sampling`; for example ``max_tokens=100``.
+
+        Raises:
+            InferenceError: the model does not generate, or the prompt or a setting is wrong.
+        """
+        return generate(self._engine, self._call, NAME, prompt, sampling)
+
     def set_auto_precision(
         self,
         threshold: float | None = 0.8,
@@ -340,7 +358,7 @@ def _result(response: InferenceResponse) -> Result:
     }
     if response.random_weights:
         parameters["random_weights"] = True
-    return Result(outputs, parameters, NAME)
+    return Result(outputs, parameters | dict(response.parameters), NAME)
 
 
 def _rows_of(result: Result) -> list[Any]:
