@@ -15,6 +15,7 @@ import deepseek
 import pytest
 from deepseek import _gateway
 
+from tests.support.generating import alone, request
 from tests.support.real_generator import write_llama
 from tests.support.worker import WorkerProcess, model, until
 
@@ -36,28 +37,15 @@ def worker(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 
 @pytest.fixture(scope="module")
 def expected(bundle: Path) -> list[int]:
-    """What transformers generates."""
-    import torch
-    import transformers
+    """What the decoder generates with nothing around it but its generator."""
+    from deepseek_engine.generation.weights import load_decoder
+    from tokenizers import Tokenizer
 
-    family: Any = transformers.AutoModelForCausalLM
-    reference = family.from_pretrained(bundle).eval()
-    prompt = [3 + sorted(_alphabet()).index(letter) for letter in PROMPT]
-    with torch.no_grad():
-        tokens = reference.generate(
-            torch.tensor([prompt]), max_new_tokens=12, min_new_tokens=12, do_sample=False
-        )
-    found: list[int] = tokens[0, len(prompt) :].tolist()
-    return found
+    prompt = Tokenizer.from_file(str(bundle / "tokenizer.json")).encode(PROMPT).ids
+    return alone(load_decoder(bundle), request(**GREEDY), prompt).tokens
 
 
-def _alphabet() -> list[str]:
-    from tokenizers import pre_tokenizers
-
-    return list(pre_tokenizers.ByteLevel.alphabet())
-
-
-def test_greedy_tokens_over_grpc_are_those_of_transformers(
+def test_greedy_tokens_over_grpc_are_those_of_the_decoder(
     worker: WorkerProcess, expected: list[int]
 ) -> None:
     with deepseek.Client(worker.target) as client:
