@@ -166,7 +166,7 @@ class Client:
             sampling: see :class:`deepseek.Sampling`; for example ``max_tokens=100``.
         """
         request = stream_request(model, prompt, sampling, request_id=request_id)
-        call = self._stub.ModelStreamInfer(iter([request]), timeout=timeout)
+        call: Any = self._stub.ModelStreamInfer(iter([request]), timeout=timeout)
         try:
             for item in call:
                 yield chunk_of(item)

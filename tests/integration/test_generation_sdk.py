@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import socket
 import subprocess
@@ -177,7 +178,7 @@ def _post(port: int, path: str, **fields: Any) -> tuple[int, str]:
 def test_without_the_gateway_the_option_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_gateway.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(deepseek.ConfigurationError, match="not installed") as caught:
         _gateway.check_gateway()
     assert "deepseek[openai]" in str(caught.value)

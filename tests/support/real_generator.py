@@ -41,7 +41,7 @@ def _weights(seed: int) -> bytes:
     draw = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draw) * shape[-1] ** -0.5
+        return torch.randn(*shape, generator=draw).mul(shape[-1] ** -0.5)
 
     width, inner, keys = 32, 48, 16
     tensors = {

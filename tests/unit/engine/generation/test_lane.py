@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import struct
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from deepseek_api.errors import DeepseekError, EngineUnavailableError, ErrorCode
 from deepseek_engine.engine import Engine
 from deepseek_engine.generation import loaded
 from deepseek_engine.generation.requests import (
+    Constraint,
     FinishReason,
     GenerationChunk,
     GenerationRequest,
@@ -196,6 +198,17 @@ async def test_a_failed_step_fails_its_answers_and_no_later_ones(
     assert "secret" not in str(caught.value)
     script.error = None
     assert tokens(await whole(engine.generate(ask()))) == answer_of(5, 3)
+
+
+async def test_what_a_text_must_match_is_prepared_beside_the_loop(
+    engine: Engine, script: Script
+) -> None:
+    good = ask(constraint=Constraint(kind="regex", definition="a+"))
+    assert tokens(await whole(engine.generate(good))) == answer_of(5, 3)
+    assert script.prepared[0] is not threading.current_thread()
+    bad = ask(constraint=Constraint(kind="regex", definition="("))
+    with pytest.raises(InferenceError, match="not complete"):
+        await whole(engine.generate(bad))
 
 
 async def test_a_model_of_another_kind_does_not_generate(engine: Engine) -> None:
