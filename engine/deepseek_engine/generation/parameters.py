@@ -8,7 +8,7 @@ are checked by type here and by value in `SamplingParameters`. It must not impor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from deepseek_api.errors import ErrorCode, InferenceError
