@@ -52,6 +52,20 @@ directly in a loop, alternating with it. MiniLM gets one sentence as text, Effic
 and the identity model 16 numbers, so that its figures are pure overhead. The front end's processor
 time is user and system time of its process from `/proc`, divided by the requests.""",
     ),
+    "generation_batching": About(
+        "Generating for 16 clients on a processor",
+        """\
+A Llama of 28 million parameters with random weights in fp32. Each of 16 clients sends its next
+request when its last one is answered; prompts have 8 to 96 tokens, answers 16 to 48, drawn from a
+seed. All subjects compute the same greedy tokens, on the same weights and number of threads.
+
+- Ours is the generator itself (scheduler, paged cache, sampler), without server and text.
+- *One request at a time* is the same generator with a single seat.
+- *transformers generate* computes fixed batches: the next request of every client, padded on the
+  left, until the longest answer of the batch is complete; only tokens that were asked for count.
+
+Times between tokens are those that a client of ours sees.""",
+    ),
     "ipc": About(
         "The border between front end and engine process",
         """\

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.gpu.goals import PARTS, record_case
-from benchmarks.peers import ORT_FP32, ORT_INT8, TORCH_FP32
+from benchmarks.peers import (
+    ONE_AT_A_TIME,
+    ORT_FP32,
+    ORT_INT8,
+    TORCH_FP32,
+    TRANSFORMERS_GENERATE,
+)
 from benchmarks.record import Record
 
 __all__ = ["BARS", "GPU_BARS", "Bar", "Verdict", "bar_key", "bar_of", "judge"]
@@ -89,6 +95,8 @@ BARS: dict[_Key, Bar] = {
     ("real_models", "MiniLM int8", "tensor bytes of fp32", None): _at_most(27, "%"),
     ("real_models", "EfficientNet int8", "top-1 agreement with fp32", None): _at_least(0.99),
     ("real_models", "EfficientNet int8", "tensor bytes of fp32", None): _at_most(27, "%"),
+    ("generation_batching", "16 clients", "throughput", ONE_AT_A_TIME): _times(3.0),
+    ("generation_batching", "16 clients", "throughput", TRANSFORMERS_GENERATE): _times(1.0),
     ("operator_scale", "applied at once", "until all children exist", None): _at_most(240, "s"),
     ("operator_scale", _PACED, "apply to all children, p50", None): _at_most(1, "s"),
     ("operator_scale", _PACED, "apply to all children, p99", None): _at_most(5, "s"),

@@ -205,6 +205,10 @@ def make_subject(spec: Mapping[str, Any]) -> Any:
         from benchmarks.callers import Callers
 
         return Callers(spec)
+    if spec["kind"].startswith("generation"):
+        from benchmarks.generation_subjects import GENERATION_KINDS
+
+        return GENERATION_KINDS[spec["kind"]](spec)
     return KINDS[spec["kind"]](spec)
 
 

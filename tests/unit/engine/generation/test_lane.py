@@ -81,6 +81,16 @@ async def test_an_answer_comes_in_parts_and_the_last_says_how_it_ended(engine: E
     assert 0 < last.usage.first_token_ms <= last.usage.total_ms
 
 
+async def test_only_what_a_text_must_match_is_prepared_and_not_in_the_event_loop(
+    engine: Engine, script: Script
+) -> None:
+    await whole(engine.generate(ask("3 5")))
+    assert script.prepared == []
+    await whole(engine.generate(ask("3 5", constraint=Constraint(kind="json_object"))))
+    assert len(script.prepared) == 1
+    assert script.prepared[0] is not threading.current_thread()
+
+
 async def test_answers_of_several_callers_share_the_steps(engine: Engine, script: Script) -> None:
     script.gate.clear()
     before = script.steps
