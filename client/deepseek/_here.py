@@ -46,7 +46,13 @@ PREPARING_PACKAGES = (
 CUDA_PACKAGES = ("torch", "triton", "safetensors")
 """Modules that serving on an NVIDIA GPU needs besides."""
 
-SERVABLE_TASKS = ("text-embedding", "image-classification", "segmentation", "tensors")
+SERVABLE_TASKS = (
+    "text-embedding",
+    "image-classification",
+    "segmentation",
+    "tensors",
+    "generate",
+)
 """Tasks that this release serves."""
 CPU_PRECISIONS = ("auto", "fp32", "int8", "mixed")
 """Precisions that this release has for the device cpu."""

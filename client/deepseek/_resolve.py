@@ -32,7 +32,7 @@ from deepseek._here import (
 )
 
 MANIFEST = "manifest.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +150,14 @@ def entry_for_architecture(architecture: str, *, catalog: Catalog, task: str = "
             hint="Write timm/NAME, transformers/NAME or a name of the catalog.",
             reason="UnknownArchitecture",
         )
-    family = family_of(library, name)
+    family = family_of(library, name, task)
     return CatalogEntry.model_validate(
         {
             "name": "weights",
             "description": f"Weights of the architecture {architecture}.",
             "source": {"uri": "file:///weights"},
             "task": task or TASKS[family],
-            "type": {"encoder": "NLP", "decoder": "LLM"}.get(family, "CV"),
+            "type": {"encoder": "NLP", "decoder": "LLM", "generator": "LLM"}.get(family, "CV"),
             "architecture": architecture,
             "preprocessing": {"kind": "none"},  # The library's own settings are used.
             "postprocessing": {"kind": "none"},

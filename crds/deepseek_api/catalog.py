@@ -68,6 +68,9 @@ class CatalogEntry(WireModel):
     """Memory to request for one replica, as a Kubernetes quantity."""
     license: str = Field(min_length=1, max_length=200)
     """License of the weights, as an SPDX identifier or in words."""
+    terms: str | None = Field(default=None, min_length=1, max_length=1000)
+    """What its license asks of those who use or pass on the weights, shown before they are
+    prepared; absent: nothing that they must be told."""
     # Not "downloadMib", which the general rule would make of it: the unit is spelt MiB.
     download_mib: Int = Field(
         ge=0, validation_alias="downloadMiB", serialization_alias="downloadMiB"

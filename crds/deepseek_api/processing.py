@@ -49,7 +49,8 @@ class TextPreprocessing(WireModel):
     tokenizer: RelativePath = "tokenizer.json"
     """The tokenizer file inside the bundle."""
     max_length: Int = Field(default=512, ge=1, le=1_048_576)
-    """Tokens after which a text is cut, special tokens included."""
+    """Tokens after which a text is cut, special tokens included; models that generate refuse
+    longer texts instead."""
 
 
 class ImagePreprocessing(WireModel):

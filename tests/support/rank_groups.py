@@ -13,10 +13,10 @@ import psutil
 from deepseek_engine.generation.parallel.group import GroupState, Timeouts
 from deepseek_engine.generation.parallel.sharded_model import ShardedModel
 
-from tests.support.tiny_decoder import TinyShape, write
+from tests.support.sharded_decoder import TinyShape, write
 
 ROOT = Path(__file__).parent.parent.parent
-LOADER = "tests.support.tiny_decoder:load"
+LOADER = "tests.support.sharded_decoder:load"
 HANG_S = 120.0
 """Nothing waits longer, however busy the machine is."""
 

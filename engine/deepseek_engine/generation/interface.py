@@ -31,6 +31,12 @@ class SequenceUpdate:
     matched_stop: str | int | None = None
     error: Exception | None = None
     """A DeepseekError: this sequence failed (its scores were not numbers, ...); it has ended."""
+    cached_tokens: int = 0
+    """With the last update: tokens of the prompt that were not computed but reused."""
+    preemptions: int = 0
+    """With the last update: how often its blocks were taken away."""
+    queue_s: float = 0.0
+    """With the last update: seconds from `Generator.add` to its first step."""
 
 
 @dataclass(slots=True)

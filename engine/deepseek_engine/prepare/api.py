@@ -7,25 +7,29 @@ reader never sees half of one, and two callers that want the same bundle make it
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import msgspec
-import platformdirs
 from deepseek_api.errors import DeepseekError, ErrorCode, SourceError
 from deepseek_api.manifest import bundle_digest, parse_manifest
 
+from deepseek_engine.prepare.folders import (
+    cache_base,
+    locked,
+    remove_remains,
+    staging_prefix,
+    writable,
+)
 from deepseek_engine.prepare.identity import source_identity
 from deepseek_engine.prepare.messages import PrepareEvent, PrepareRequest
 
@@ -38,7 +42,7 @@ __all__ = [
     "prepare_at",
 ]
 
-RECIPE_VERSION = 5
+RECIPE_VERSION = 6
 """Raised whenever the same source would yield a different bundle, so that caches are not reused."""
 
 MANIFEST = "manifest.json"
@@ -59,8 +63,7 @@ class PreparedBundle:
 
 def cache_folder() -> Path:
     """Folder of prepared bundles: ``$DEEPSEEK_CACHE/bundles`` or the user's cache folder."""
-    base = os.environ.get("DEEPSEEK_CACHE") or platformdirs.user_cache_dir("deepseek")
-    return Path(base) / "bundles"
+    return cache_base() / "bundles"
 
 
 def prepare(
@@ -100,10 +103,10 @@ def prepare_at(
     """
     if (folder / MANIFEST).is_file():
         return PreparedBundle(folder, _digest_of(folder), cached=True)
-    with _locked(folder.with_name(f"{folder.name}.lock")):
+    with locked(folder):
         if (folder / MANIFEST).is_file():
             return PreparedBundle(folder, _digest_of(folder), cached=True)
-        _remove_remains(folder)
+        remove_remains(folder)
         return _prepare_into(request, folder, on_event)
 
 
@@ -121,10 +124,10 @@ def _digest_of(folder: Path) -> str:
 def _prepare_into(request: PrepareRequest, folder: Path, on_event: OnEvent) -> PreparedBundle:
     if folder.exists():
         raise _output_exists(folder)
-    with _writable(folder.parent):
+    with writable(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the final rename stays on one file system.
-        staging = Path(tempfile.mkdtemp(prefix=_staging_prefix(folder), dir=folder.parent))
+        staging = Path(tempfile.mkdtemp(prefix=staging_prefix(folder), dir=folder.parent))
     try:
         digest = _run_child(request, staging, on_event)
         staging.chmod(0o755)
@@ -150,16 +153,6 @@ def _output_exists(folder: Path) -> SourceError:
         code=ErrorCode.FAILED_PRECONDITION,
         reason="OutputExists",
     )
-
-
-def _staging_prefix(folder: Path) -> str:
-    return f".{folder.name}-"
-
-
-def _remove_remains(folder: Path) -> None:
-    """Remove what a caller that was killed left of this bundle; only for a holder of its lock."""
-    for remains in (folder, *folder.parent.glob(f"{_staging_prefix(folder)}*")):
-        shutil.rmtree(remains, ignore_errors=True)
 
 
 def _run_child(request: PrepareRequest, staging: Path, on_event: OnEvent) -> str:
@@ -229,25 +222,3 @@ def _explain_exit(status: int, errors: IO[bytes]) -> DeepseekError:
         code=ErrorCode.INTERNAL,
         reason="PrepareFailed",
     )
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        with _writable(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = stack.enter_context(path.open("w"))
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SourceError(
-            f"The folder '{folder}' cannot be written: {error.strerror}.",
-            hint="Name a folder that you may write, or set DEEPSEEK_CACHE to one.",
-            reason="FolderNotWritable",
-        ) from error

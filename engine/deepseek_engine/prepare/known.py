@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 __all__ = [
+    "GENERATORS",
     "KNOWN_CONFIGS",
     "TASKS",
     "UNET3D",
@@ -17,20 +18,32 @@ __all__ = [
     "library_of",
 ]
 
-Family = Literal["encoder", "decoder", "vision", "vision-transformer", "volume"]
-"""Models that are exported, judged and quantized in the same way."""
+Family = Literal["encoder", "decoder", "generator", "vision", "vision-transformer", "volume"]
+"""Models that are prepared in the same way. A ``decoder`` scores tokens that are given; a
+``generator`` makes new ones."""
 
 UNET3D: Final = "3d-unet"
 """The one architecture of this project's own library, ``deepseek/3d-unet``."""
 
+GENERATE: Final = "generate"
+"""The task of models that make text, token by token."""
+
 TASKS: dict[Family, str] = {
     "encoder": "text-embedding",
     "decoder": "tensors",
+    "generator": GENERATE,
     "vision": "image-classification",
     "vision-transformer": "image-classification",
     "volume": "segmentation",
 }
 """What the models of each family do."""
+
+_SMALL_TOKENS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_SMALL: dict[str, Any] = {
+    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+    "tie_word_embeddings": False, **_SMALL_TOKENS,
+}  # fmt: skip
 
 # The dimensions of published models, so that random weights need no download. Values left out are
 # the defaults of transformers: BERT base, T5 small, GPT-2 with 124 M weights.
@@ -53,19 +66,58 @@ KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
         "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     },
     "gpt2": {"model_type": "gpt2"},
+    "gemma3-270m": {
+        "model_type": "gemma3_text", "vocab_size": 262144, "hidden_size": 640,
+        "intermediate_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 4,
+        "num_key_value_heads": 1, "head_dim": 256, "max_position_embeddings": 32768,
+        "sliding_window": 512,
+    },
+    # Not published models: a few layers of each architecture that generates, for trying things out.
+    "llama-tiny": {"model_type": "llama", **_SMALL},
+    "mistral-tiny": {"model_type": "mistral", **_SMALL, "sliding_window": 16},
+    "qwen2-tiny": {"model_type": "qwen2", **_SMALL, "tie_word_embeddings": True},
+    "qwen3-tiny": {"model_type": "qwen3", **_SMALL, "head_dim": 32},
+    "gemma3-tiny": {
+        "model_type": "gemma3_text", **_SMALL, "head_dim": 32, "query_pre_attn_scalar": 32,
+        "num_hidden_layers": 6, "sliding_window": 16, "tie_word_embeddings": True,
+    },
+    "gpt2-tiny": {
+        "model_type": "gpt2", "vocab_size": 512, "n_positions": 1024, "n_embd": 64, "n_layer": 2,
+        "n_head": 4, **_SMALL_TOKENS,
+    },
+    "deepseek-v3-tiny": {
+        "model_type": "deepseek_v3", **_SMALL, "num_key_value_heads": 4, "num_hidden_layers": 3,
+        "first_k_dense_replace": 1, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 16, "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "n_group": 2, "topk_group": 1, "n_shared_experts": 1, "moe_intermediate_size": 64,
+    },
 }  # fmt: skip
 
-_TRANSFORMERS: dict[str, Family] = {"bert": "encoder", "t5": "encoder", "gpt2": "decoder"}
+_TRANSFORMERS: dict[str, Family] = {
+    "bert": "encoder", "t5": "encoder", "gpt2": "decoder", "llama": "generator",
+    "mistral": "generator", "qwen2": "generator", "qwen3": "generator",
+    "gemma3_text": "generator", "deepseek_v3": "generator",
+}  # fmt: skip
+"""Values of transformers' ``model_type`` and what such models usually do."""
+GENERATORS = frozenset({"gpt2", *(name for name, f in _TRANSFORMERS.items() if f == "generator")})
+"""Values of ``model_type`` that can be prepared to generate."""
 
 
-def family_of(library: str, name: str) -> Family:
-    """The family of an architecture: ``name`` is a known name or transformers' ``model_type``.
+def family_of(library: str, name: str, task: str = "") -> Family:
+    """The family of an architecture.
 
     An unknown name gets its library's usual family, whose loader then says what it knows.
+
+    Args:
+        library: ``transformers``, ``timm`` or ``deepseek``.
+        name: a known name, or transformers' ``model_type``.
+        task: what is wanted of it, if that was said; some architectures can do two things.
     """
     if library == "deepseek":
         return "volume"
     if library == "transformers":
+        if task == GENERATE:
+            return "generator"
         config = KNOWN_CONFIGS.get(name, {"model_type": name})
         return _TRANSFORMERS.get(config["model_type"], "encoder")
     return "vision"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,16 @@ from deepseek_api.manifest import Agreement, BundleSource, Manifest, Selection, 
 from deepseek_api.vocabulary import BackendName, InstructionSet, Precision
 
 from deepseek_engine.hardware import Cpu, detect_cpu
-from deepseek_engine.prepare.architectures import LoadedModel, load_model
+from deepseek_engine.prepare.architectures import LoadedModel, load_planned, make_plan
 from deepseek_engine.prepare.events import Reporter
 from deepseek_engine.prepare.export import export_graph
+from deepseek_engine.prepare.generators import build_generator
 from deepseek_engine.prepare.judge import Judge, Ranking, make_judge, verify_export
 from deepseek_engine.prepare.measure import Timing, answers, open_session, time_interleaved
 from deepseek_engine.prepare.messages import PrepareRequest
 from deepseek_engine.prepare.schemes import TARGETS, Scheme, Target, wanted_schemes
 from deepseek_engine.prepare.sources import Source, open_source
+from deepseek_engine.prepare.terms import notice_of, tell_terms
 from deepseek_engine.prepare.torch_variants import add_gpu, memory_of, wanted_types, write_types
 from deepseek_engine.prepare.writer import BundleWriter, WrittenGraph, tool_versions
 
@@ -57,9 +59,13 @@ def build_bundle(request: PrepareRequest, folder: Path, report: Reporter) -> str
     """
     cpu = detect_cpu()
     threads = request.threads or cpu.threads
+    tell_terms(request, report)
     report.progress("reading weights")
     source = open_source(request, report)
-    model = load_model(request, source)
+    plan = make_plan(request, source)
+    if plan.family == "generator":
+        return build_generator(request, source, plan, folder, report)
+    model = load_planned(plan, source)
     on_gpu = request.device == "cuda"
     schemes = [] if on_gpu else list(wanted_schemes(model.family, request.precisions))
     types = list(wanted_types(request.precisions)) if on_gpu else []
@@ -77,7 +83,10 @@ def build_bundle(request: PrepareRequest, folder: Path, report: Reporter) -> str
         variants += made
         add_gpu(selection, fp32=TORCH, others=made)
     report.progress("writing the manifest")
-    return writer.write_manifest(_manifest(request, source, model, writer, variants, selection))
+    notice = notice_of(plan.entry)
+    return writer.write_manifest(
+        _manifest(request, source, model, writer, variants, selection, notice)
+    )
 
 
 def _write_drafts(
@@ -206,6 +215,7 @@ def _manifest(
     writer: BundleWriter,
     variants: Sequence[Variant],
     selection: Selection,
+    notice: Mapping[str, bytes],
 ) -> Manifest:
     return Manifest(
         name=request.name,
@@ -215,7 +225,7 @@ def _manifest(
         signature=model.signature,
         preprocessing=model.preprocessing,
         postprocessing=model.postprocessing,
-        files=writer.write_shared(model),
+        files=writer.write_shared({**model.shared_files, **notice}),
         variants=tuple(variants),
         selection=selection,
         source=BundleSource(

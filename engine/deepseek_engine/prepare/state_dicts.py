@@ -18,6 +18,8 @@ import torch
 from deepseek_api.errors import SourceError
 from safetensors.torch import load_file
 
+from deepseek_engine.quant.checkpoint import INDEX, Checkpoint
+
 ALLOWED_GLOBALS = frozenset(
     {
         "collections OrderedDict",
@@ -46,11 +48,16 @@ StateDict = dict[str, torch.Tensor]
 def read_state_dict(path: Path) -> StateDict:
     """Read named tensors from a ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file.
 
+    The index of several safetensors files, ``model.safetensors.index.json``, gives all of them.
+
     Raises:
         SourceError: the file is damaged, is no state dict, or would run code when opened.
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.name == INDEX:
+        with Checkpoint(path.parent) as checkpoint:
+            return {name: checkpoint.read(name) for name in checkpoint.names}
     _refuse_dangerous_pickle(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -27,7 +27,15 @@ from deepseek_engine.prepare.architectures import LoadedModel
 
 EXTERNAL_THRESHOLD = 1024
 """Bytes from which a tensor of a graph moves into the file beside it."""
-RECORDED_PACKAGES = ("torch", "transformers", "timm", "onnx", "onnxruntime", "tokenizers")
+RECORDED_PACKAGES = (
+    "torch",
+    "transformers",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "gguf",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +75,11 @@ class BundleWriter:
             self._described[path] = BundleFile(path=path, sha256=digest, bytes=size)
         return self._described[path]
 
-    def write_shared(self, model: LoadedModel) -> tuple[BundleFile, ...]:
-        """Write tokenizer and labels."""
-        for name, content in model.shared_files.items():
+    def write_shared(self, files: Mapping[str, bytes]) -> tuple[BundleFile, ...]:
+        """Write what all variants share: tokenizer, labels, the notice of a license."""
+        for name, content in files.items():
             (self.folder / name).write_bytes(content)
-        return tuple(self.describe(name) for name in model.shared_files)
+        return tuple(self.describe(name) for name in files)
 
     def write_graph(self, name: str, graph: onnx.ModelProto) -> WrittenGraph:
         """Write ``NAME.onnx`` and, for tensors not written before, ``NAME.data``.

@@ -65,7 +65,7 @@ REFUSED = [
     ("volume", "m", {"uri": "pvc://claim/path"}, "UnsupportedSource", "file://"),
     ("object storage", "m", {"uri": "s3://bucket/path"}, "UnsupportedSource", "file://"),
     ("relative path", "m", {"uri": "file://here/x"}, "RelativePath", "file:///PATH"),
-    ("task", "minilm", {"task": "generate"}, "UnsupportedTask", "'text-embedding'"),
+    ("task", "minilm", {"task": "translation"}, "UnsupportedTask", "'text-embedding'"),
     ("precision", "minilm", {"precision": "fp8"}, "PrecisionUnavailable", "'int8'"),
     (
         "random without architecture",

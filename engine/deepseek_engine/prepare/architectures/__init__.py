@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from deepseek_engine.prepare.architectures.base import LoadedModel, load_model
+from deepseek_engine.prepare.architectures.base import (
+    LoadedModel,
+    Plan,
+    load_model,
+    load_planned,
+    make_plan,
+)
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "Plan", "load_model", "load_planned", "make_plan"]

@@ -18,7 +18,15 @@ from deepseek_engine.prepare.messages import PrepareRequest
 from deepseek_engine.prepare.sources import Source
 from deepseek_engine.prepare.state_dicts import StateDict, read_state_dict
 
-__all__ = ["Family", "LoadedModel", "Plan", "load_model", "make_plan", "weights_of"]
+__all__ = [
+    "Family",
+    "LoadedModel",
+    "Plan",
+    "load_model",
+    "load_planned",
+    "make_plan",
+    "weights_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +96,16 @@ def load_model(request: PrepareRequest, source: Source) -> LoadedModel:
     Raises:
         SourceError: the architecture is not known, or the weights do not belong to it.
     """
+    return load_planned(make_plan(request, source), source)
+
+
+def load_planned(plan: Plan, source: Source) -> LoadedModel:
+    """Load a model that is exported as a graph: any but those that generate.
+
+    Raises:
+        SourceError: the architecture is not known, or the weights do not belong to it.
+    """
     # Each imports a large library; only the one that is needed is imported.
-    plan = make_plan(request, source)
     if plan.family == "encoder":
         from deepseek_engine.prepare.architectures.encoders import load_encoder
 
@@ -117,8 +133,9 @@ def make_plan(request: PrepareRequest, source: Source) -> Plan:
     config = _read_config(source)
     named = source.random_architecture or (entry.architecture if entry else "")
     library, name = _library_and_name(named, config)
-    family = family_of(library, name)
-    task = request.task or (entry.task if entry else "") or TASKS[family]
+    wanted = request.task or (entry.task if entry else "")
+    family = family_of(library, name, wanted)
+    task = wanted or TASKS[family]
     if entry is not None and entry.availability:
         raise SourceError(
             f"'{entry.name}' cannot be prepared yet.",

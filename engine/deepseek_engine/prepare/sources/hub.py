@@ -10,7 +10,11 @@ from deepseek_api.errors import ErrorCode, SourceError
 
 from deepseek_engine.prepare.events import Reporter
 
-PATTERNS = ["config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json"]
+PATTERNS = [
+    "config.json", "tokenizer.json", "1_Pooling/config.json", "generation_config.json",
+    "tokenizer_config.json", "chat_template.jinja", "model.safetensors",
+    "model.safetensors.index.json", "model-*-of-*.safetensors",
+]  # fmt: skip
 """What a snapshot needs; a repository without safetensors is asked for its pickle afterwards."""
 FALLBACK_WEIGHTS = ["pytorch_model.bin"]
 
@@ -37,7 +41,7 @@ def download_snapshot(name: str, revision: str, report: Reporter) -> tuple[Path,
     }
     try:
         folder = Path(snapshot_download(allow_patterns=PATTERNS, **options))
-        if not (folder / "model.safetensors").is_file():
+        if not any(folder.glob("model.safetensors*")):
             folder = Path(snapshot_download(allow_patterns=PATTERNS + FALLBACK_WEIGHTS, **options))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise SourceError(

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from deepseek_api.errors import ErrorCode, SourceError
 
+from deepseek_engine.prepare.sources.parts import Parts, find_parts
 
-def locate_weights(name: str, suffixes: tuple[str, ...]) -> Path:
-    """The one file of weights that an installed package carries.
+
+def locate_weights(name: str, suffixes: tuple[str, ...]) -> Path | Parts:
+    """The one file of weights that an installed package carries, or the parts of one.
 
     Raises:
         SourceError: the package is not installed, or does not hold exactly one such file.
@@ -37,6 +39,9 @@ def locate_weights(name: str, suffixes: tuple[str, ...]) -> Path:
                 hint="Name the file itself: file:///PATH/TO/THE/FILE.",
                 reason="AmbiguousWeights",
             )
+    for suffix in suffixes:
+        if (parts := find_parts(name, suffix)) is not None:
+            return parts
     raise SourceError(
         f"The package '{name}' holds no weights.",
         hint=f"It needs one file ending in {', '.join(suffixes)}.",

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.ranks import on_ranks, places
-from tests.support.tiny_decoder import Sequences, TinyShape, open_model, write
+from tests.support.sharded_decoder import Sequences, TinyShape, open_model, write
 
 PROMPTS = [[3, 9, 14, 2, 30], [7], [21, 22, 23, 24, 25, 26, 27, 28, 29]]
 COUNT = 4

@@ -28,7 +28,7 @@ from tests.support.rank_groups import (
     sharded,
     until,
 )
-from tests.support.tiny_decoder import Sequences, TinyShape, open_model, write
+from tests.support.sharded_decoder import Sequences, TinyShape, open_model, write
 
 # Every rank imports torch, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(300)
