@@ -2,11 +2,8 @@
 
 ONNX Runtime's dynamic quantization has one activation scale for a whole batch: one loud token
 coarsens every sentence, and an answer depends on the sentences that it shares a batch with. Here
-every token (row) is divided by its own largest magnitude and rounded with a fixed scale; the
-product is multiplied back. Answers do not depend on the batch, and agree better with fp32.
-
-GELU is never below -0.17, so the values after it are shifted by that much and use the whole
-unsigned range; the shift's constant contribution goes into the bias.
+every token (row) has its own (:mod:`deepseek_engine.prepare.quantize.rows`), and the product is
+multiplied by it. Answers do not depend on the batch, and agree better with fp32.
 """
 
 from __future__ import annotations
@@ -25,17 +22,14 @@ from deepseek_engine.prepare.quantize.ranges import (
     round_channels,
     round_columns_in_pairs,
 )
+from deepseek_engine.prepare.quantize.rows import AFTER_GELU, SIGNED, quantize_rows
 
-GELU_FLOOR = 0.17
-"""GELU's minimum is -0.16997."""
 REARRANGING = frozenset(
     {"Add", "Div", "Gather", "Mul", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
 )
 """Operators between a projection and the attention that reads it."""
 STEPS = 9
 """How many of them there are at most."""
-TINY = 1e-6
-"""Added to a row's largest magnitude, so that a row of zeros divides by something."""
 
 
 class Part(enum.Enum):
@@ -125,63 +119,34 @@ def _comes_from_attention(graph: GraphRewriter, name: str) -> bool:
 def _int8_product(
     graph: GraphRewriter, node: onnx.NodeProto, weights: Array, weight_range: WeightRange
 ) -> None:
-    """``y = peak * (quantize(x / peak) @ W) + bias`` with ``peak`` per row, W ``[K, N]``."""
+    """``y = step * ((q - zero) @ W) + bias`` with ``q`` and ``step`` per row, W ``[K, N]``."""
     source, name = node.input[0], node.input[1]
     if weight_range is WeightRange.FULL:
         values, scales = round_channels(weights, axis=1)
     else:
         values, scales = round_columns_in_pairs(weights)
-    after_gelu = _is_gelu(graph, source)
-    rows, peak, scale, zero = _quantized_rows(graph, source, after_gelu=after_gelu)
+    rounding = AFTER_GELU if _is_gelu(graph, source) else SIGNED
+    rows = quantize_rows(graph, source, len(weights), rounding)
     result, bias = graph.take_bias(node)
     product = graph.emit_microsoft(
         "MatMulIntegerToFloat",
         [
-            rows,
+            rows.values,
             graph.constant(f"{name}_int8", values),
-            scale,
+            graph.constant("one", np.float32(1)),
             graph.constant(f"{name}_scale", scales.reshape(-1)),
-            zero,
+            rows.zero,
             graph.constant("weights_zero", np.zeros((), np.int8)),
         ],
         [f"{node.output[0]}_unit"],
     )
-    if after_gelu:
-        shift = -GELU_FLOOR * (values.astype(np.float32) * scales).sum(axis=0)
-        bias = shift if bias is None else bias + shift
     if bias is None:
-        graph.emit("Mul", [product, peak], [result])
+        graph.emit("Mul", [product, rows.steps], [result])
         return
-    scaled = graph.emit("Mul", [product, peak], [f"{node.output[0]}_scaled"])
-    total = graph.constant(f"{name}_bias", np.asarray(bias, np.float32))
+    scaled = graph.emit("Mul", [product, rows.steps], [f"{node.output[0]}_scaled"])
+    # A row, not a vector: the runtime would fuse a vector and GELU into an operator twice as slow.
+    total = graph.constant(f"{name}_bias", np.asarray(bias, np.float32).reshape(1, -1))
     graph.emit("Add", [scaled, total], [result])
-
-
-def _quantized_rows(
-    graph: GraphRewriter, source: str, *, after_gelu: bool
-) -> tuple[str, str, str, str]:
-    """Names of the rounded rows, their peaks, and the fixed scale and zero point."""
-    rows, peak = f"{source}_uint8", f"{source}_peak"
-    if after_gelu:
-        scale = graph.constant("unsigned_scale", np.float32(1 / 255))
-        zero = graph.constant("unsigned_zero", np.uint8(0))
-    else:
-        scale = graph.constant("signed_scale", np.float32(1 / 127))
-        zero = graph.constant("signed_zero", np.uint8(128))
-    if graph.has_emitted(rows):  # query, key and value read the same rows
-        return rows, peak, scale, zero
-    axis = graph.constant("last_axis", np.array([-1], np.int64))
-    if after_gelu:
-        floor = graph.constant("gelu_floor", np.float32(GELU_FLOOR))
-        source = graph.emit("Add", [source, floor], [f"{source}_shifted"])
-        magnitude = source
-    else:
-        magnitude = graph.emit("Abs", [source], [f"{source}_magnitude"])
-    largest = graph.emit("ReduceMax", [magnitude, axis], [f"{peak}_raw"], keepdims=1)
-    graph.emit("Add", [largest, graph.constant("tiny", np.float32(TINY))], [peak])
-    unit = graph.emit("Div", [source, peak], [f"{rows}_unit"])
-    graph.emit("QuantizeLinear", [unit, scale, zero], [rows])
-    return rows, peak, scale, zero
 
 
 def _is_gelu(graph: GraphRewriter, name: str) -> bool:
