@@ -19,6 +19,8 @@ from deepseek_api.errors import ConfigurationError
 MAX_MESSAGE_BYTES = 256 << 20
 """Largest answer that a client accepts; gRPC's default of 4 MiB is below one batch of images."""
 
+_RECONNECT_MS = 100
+_RECONNECT_MOST_MS = 5_000
 _SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [
@@ -78,10 +80,6 @@ def _read(path: str | Path | None) -> bytes | None:
             f"The TLS file '{path}' cannot be read: {error.strerror}.",
             hint="Check the path and its permissions.",
         ) from error
-
-
-_RECONNECT_MS = 100
-_RECONNECT_MOST_MS = 5_000
 
 
 def target_of(url: str) -> str:

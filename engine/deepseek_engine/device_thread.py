@@ -2,8 +2,8 @@
 
 Why it exists: every batch crosses to this thread and back. A pool of the standard library makes a
 future, a condition and a semaphore for each crossing, and their locks let the two threads fight for
-the interpreter: there and back took 33 to 96 microseconds with it and 20 to 26 with a bare queue
-(medians, measured in turns on two busy cores). Otherwise it does what such a pool does: functions
+the interpreter: there and back took 33 to 102 microseconds with it and 20 to 31 with a bare queue
+(medians, measured in turns on two cores). Otherwise it does what such a pool does: functions
 run in order, those that wait when it stops are dropped, and one that runs when the interpreter ends
 is waited for, because a runtime must not be torn down under it. It knows nothing of batches.
 """

@@ -24,6 +24,7 @@ __all__ = [
     "device_of",
     "finish",
     "processors",
+    "reference_epilogue",
     "reference_linear",
     "require_fp8_support",
     "sum_parts",
@@ -107,11 +108,21 @@ def reference_linear(
     stays in float64: the reference of tests.
     """
     total = x.to(accumulate) @ dense.to(accumulate).T
+    return reference_epilogue(total, bias, gelu=gelu, dtype=dtype or x.dtype)
+
+
+def reference_epilogue(
+    total: torch.Tensor, bias: torch.Tensor | None, *, gelu: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    """What follows a product ``total [M, N]``: bias, GELU and one rounding to ``dtype``.
+
+    A total in float64 stays in float64: the reference of tests.
+    """
     if bias is not None:
-        total = total + bias.to(accumulate)
+        total = total + bias.to(total.dtype)
     if gelu:
         total = torch.nn.functional.gelu(total)
-    return total if accumulate == torch.float64 else total.to(dtype or x.dtype)
+    return total if total.dtype == torch.float64 else total.to(dtype)
 
 
 def activation_matrix(x: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from deepseek_kernels.configuration import KernelConfig, config_for
 from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.ops import quantize_activations
-from deepseek_kernels.ops.common import check_operands
+from deepseek_kernels.ops.common import check_operands, reference_epilogue
 from deepseek_kernels.ops.scaled_product import multiply
 from deepseek_kernels.weights import QuantizedWeight
 
@@ -69,11 +69,7 @@ def reference(
     # Sums stay below 2^31, and float64 holds integers up to 2^53: the product is exact.
     sums = values.to(torch.float64) @ weight.data.to(torch.float64).T
     total = sums.to(accumulate) * scale.to(accumulate)[:, None] * weight.scale.to(accumulate).T
-    if bias is not None:
-        total = total + bias.to(accumulate)
-    if gelu:
-        total = torch.nn.functional.gelu(total)
-    return total if accumulate == torch.float64 else total.to(x.dtype)
+    return reference_epilogue(total, bias, gelu=gelu, dtype=x.dtype)
 
 
 @torch.library.custom_op("deepseek::w8a8", mutates_args=(), device_types="cpu")
