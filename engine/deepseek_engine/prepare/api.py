@@ -38,7 +38,7 @@ __all__ = [
     "prepare_at",
 ]
 
-RECIPE_VERSION = 5
+RECIPE_VERSION = 6
 """Raised whenever the same source would yield a different bundle, so that caches are not reused."""
 
 MANIFEST = "manifest.json"
