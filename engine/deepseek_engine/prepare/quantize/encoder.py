@@ -56,20 +56,29 @@ ALL_PARTS = frozenset(Part)
 
 
 def quantize_encoder(
-    model: onnx.ModelProto, parts: Set[Part], *, weight_range: WeightRange
+    model: onnx.ModelProto,
+    parts: Set[Part],
+    *,
+    weight_range: WeightRange,
+    stored: Set[Part] = frozenset(),
 ) -> onnx.ModelProto:
     """Return a graph in which the named parts are int8 and the rest is fp32.
 
     Args:
         model: fp32.
-        parts: what becomes int8.
+        parts: what becomes int8, weights and activations.
         weight_range: what the target's instructions allow.
+        stored: products, none of them in ``parts``, whose weights are int8 in the file only: they
+            become fp32 when the graph is loaded, and activations are not rounded.
     """
     graph = GraphRewriter(model)
     for node in graph.original:
         weights = graph.weights(node)
-        if weights is not None and part_of(graph, node) in parts:
+        part = None if weights is None else part_of(graph, node)
+        if weights is not None and part in parts:
             _int8_product(graph, node, weights, weight_range)
+        elif weights is not None and part in stored:
+            _int8_weights(graph, node, weights)
         elif graph.is_embedding(node) and Part.EMBEDDING in parts:
             _int8_embedding(graph, node)
         else:
@@ -152,6 +161,26 @@ def _int8_product(
 def _is_gelu(graph: GraphRewriter, name: str) -> bool:
     node = graph.producer(name)
     return node is not None and node.op_type == "Gelu"
+
+
+def _int8_weights(graph: GraphRewriter, node: onnx.NodeProto, weights: Array) -> None:
+    """The product as it was, of weights ``[K, N]`` that are int8 and a scale for each column.
+
+    Only constants go into the two operators, so a runtime computes them once, when it loads the
+    graph; the product that it runs is the one of fp32. No integers are added, so every processor
+    may use the full range.
+    """
+    name = node.input[1]
+    whole, restored = f"{name}_whole", f"{name}_restored"
+    if not graph.has_emitted(restored):  # layers may share a weight
+        values, scales = round_channels(weights, axis=1)
+        stored = graph.constant(f"{name}_int8", values)
+        graph.emit("Cast", [stored], [whole], to=onnx.TensorProto.FLOAT)
+        graph.emit("Mul", [whole, graph.constant(f"{name}_scale", scales)], [restored])
+    product = onnx.NodeProto()
+    product.CopyFrom(node)  # the original tells what surrounds it
+    product.input[1] = restored
+    graph.keep(product)
 
 
 def _int8_embedding(graph: GraphRewriter, node: onnx.NodeProto) -> None:
