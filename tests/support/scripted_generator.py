@@ -61,6 +61,9 @@ class ScriptedGenerator:
         self._sequences: dict[int, _Sequence] = {}
         self._counts = GeneratorStats(blocks_total=script.max_sequences)
 
+    def prepare(self, request: GenerationRequest) -> None:
+        """Nothing to prepare."""
+
     def add(self, sequence: int, request: GenerationRequest, prompt: Sequence[int]) -> None:
         if not prompt:
             raise _invalid("The prompt has no tokens.")
