@@ -39,6 +39,8 @@ class Script:
     error: Exception | None = None
     """What the next steps raise."""
     steps: int = 0
+    prepared: list[threading.Thread] = field(default_factory=list)
+    """Where requests were prepared."""
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -62,7 +64,7 @@ class ScriptedGenerator:
         self._counts = GeneratorStats(blocks_total=script.max_sequences)
 
     def prepare(self, request: GenerationRequest) -> None:
-        """Nothing to prepare."""
+        self.script.prepared.append(threading.current_thread())
 
     def add(self, sequence: int, request: GenerationRequest, prompt: Sequence[int]) -> None:
         if not prompt:

@@ -120,6 +120,9 @@ class GenerationLane:
         """Answer in parts; see `EngineClient.generate`."""
         arrival = self._around.clock()
         prompt = await self._tokens(request)
+        if request.sampling.constraint is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._around.executor, self._generator.prepare, request)
         stream = self._add(request, prompt, arrival)
         try:
             while True:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import struct
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from deepseek_api.errors import DeepseekError, EngineUnavailableError, ErrorCode
 from deepseek_engine.engine import Engine
 from deepseek_engine.generation import loaded
 from deepseek_engine.generation.requests import (
+    Constraint,
     FinishReason,
     GenerationChunk,
     GenerationRequest,
@@ -77,6 +79,16 @@ async def test_an_answer_comes_in_parts_and_the_last_says_how_it_ended(engine: E
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (2, 3)
     assert (last.usage.cached_tokens, last.usage.queue_ms) == (1, 250)
     assert 0 < last.usage.first_token_ms <= last.usage.total_ms
+
+
+async def test_only_what_a_text_must_match_is_prepared_and_not_in_the_event_loop(
+    engine: Engine, script: Script
+) -> None:
+    await whole(engine.generate(ask("3 5")))
+    assert script.prepared == []
+    await whole(engine.generate(ask("3 5", constraint=Constraint(kind="json_object"))))
+    assert len(script.prepared) == 1
+    assert script.prepared[0] is not threading.current_thread()
 
 
 async def test_answers_of_several_callers_share_the_steps(engine: Engine, script: Script) -> None:
