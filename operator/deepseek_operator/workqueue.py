@@ -36,8 +36,8 @@ class QueueSettings:
     jitter: float = 0.2
     """Waits after failures are longer or shorter by up to this share."""
     head_start_s: float = 30.0
-    """An urgent key goes before others that became due up to so much earlier; those that have
-    waited longer are not overtaken any more."""
+    """An urgent key goes before others that became due up to so much earlier; with those that have
+    waited longer it takes turns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,7 @@ class WorkQueue:
         self._busy: dict[Key, float] = {}
         self._again: dict[Key, float] = {}
         self._urgent_again: set[Key] = set()
+        self._last_was_urgent = False
         self._failures: dict[Key, int] = {}
         self._not_before: dict[Key, float] = {}
         self._moved = clock()
@@ -119,6 +120,7 @@ class WorkQueue:
             return None
         due, key = heapq.heappop(heap)
         del self._due[key]
+        self._last_was_urgent = heap is self._urgent_heap
         self._urgent.discard(key)
         self._not_before.pop(key, None)
         self._busy[key] = due
@@ -205,7 +207,8 @@ class WorkQueue:
         if not urgent or urgent[0][0] > now:
             return others
         overdue = others and others[0][0] < urgent[0][0] - self._settings.head_start_s
-        return others if overdue else urgent
+        # Not all that are overdue come first: a storm leaves hundreds of them behind.
+        return others if overdue and self._last_was_urgent else urgent
 
     def _drop_stale(self) -> None:
         for heap, urgent in ((self._urgent_heap, True), (self._heap, False)):

@@ -91,13 +91,18 @@ def test_a_key_stays_urgent_when_it_is_added_again_as_usual(queue: WorkQueue, cl
     assert queue.take() == B
 
 
-def test_a_key_that_waited_for_long_is_not_overtaken_any_more(
+def test_keys_that_waited_for_long_take_turns_with_urgent_ones(
     queue: WorkQueue, clock: Clock
 ) -> None:
-    queue.add(A)
+    old = [("default", f"old{number}") for number in range(3)]
+    new = [("default", f"urgent{number}") for number in range(3)]
+    for key in old:
+        queue.add(key)
     clock.now += 30.1
-    queue.add(B, urgent=True)
-    assert [queue.take(), queue.take()] == [A, B]
+    for key in new:
+        queue.add(key, urgent=True)
+    taken = [queue.take() for _ in range(6)]
+    assert taken == [new[0], old[0], new[1], old[1], new[2], old[2]]
 
 
 def test_an_urgent_key_whose_time_has_not_come_holds_nobody_up(queue: WorkQueue) -> None:
