@@ -15,8 +15,7 @@ from deepseek_api.errors import (
 
 from deepseek_engine.batching import BatchQueue
 from deepseek_engine.jobs import PartWork
-from deepseek_engine.lanes import Lane
-from deepseek_engine.messages import ModelConfig, ModelInfo, ModelState
+from deepseek_engine.messages import ModelConfig, ModelInfo, ModelState, ModelStats
 
 __all__ = ["admit", "empty_queue", "expired", "loadable", "stopping", "waiting_info"]
 
@@ -59,11 +58,12 @@ def stopping() -> EngineUnavailableError:
     return EngineUnavailableError("The engine is stopping.", hint="Send the request elsewhere.")
 
 
-def admit(lane: Lane, rows: int, *, waiting: int, limit: int) -> None:
+def admit(name: str, stats: ModelStats, rows: int, *, waiting: int, limit: int) -> None:
     """Raise unless so many more rows may wait.
 
     Args:
-        lane: the model.
+        name: of the model.
+        stats: its counters.
         rows: of the request.
         waiting: rows that wait, or are prepared, already.
         limit: rows that may wait.
@@ -75,11 +75,10 @@ def admit(lane: Lane, rows: int, *, waiting: int, limit: int) -> None:
     # would be refused for ever.
     if waiting == 0 or waiting + rows <= limit:
         return
-    per_row = lane.stats.device_seconds / max(1, lane.stats.rows)
+    per_row = stats.device_seconds / max(1, stats.rows)
     low, high = _RETRY_AFTER_S
     raise QueueFullError(
-        f"The queue of the model '{lane.name}' is full: {waiting} rows wait and at most "
-        f"{limit} may.",
+        f"The queue of the model '{name}' is full: {waiting} rows wait and at most {limit} may.",
         retry_after_s=min(high, max(low, waiting * per_row)),
         hint="Try again a little later, or send fewer requests at once.",
     )

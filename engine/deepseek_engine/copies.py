@@ -13,11 +13,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from deepseek_api.errors import DeepseekError
+from deepseek_api.errors import DeepseekError, PrecisionError
 
+from deepseek_engine.batch_lane import Twin
 from deepseek_engine.device import Device
 from deepseek_engine.execution import warm
-from deepseek_engine.lanes import Twin
+from deepseek_engine.generation.loaded import LoadedGenerator, warm_generator
 from deepseek_engine.loading import Loaded, Progress, load_model, load_twin
 from deepseek_engine.messages import AutoPrecision, EngineConfig, ModelConfig
 from deepseek_engine.pools import Buffers
@@ -51,8 +52,10 @@ class Copies:
         taken: int,
         buffers: Buffers,
         progress: Progress,
-    ) -> tuple[Loaded, Twin | None]:
+    ) -> tuple[Loaded, Twin | None] | LoadedGenerator:
         """Open and warm a model, and its lower-precision copy if its configuration wants one.
+
+        A model that generates has no copies.
 
         Args:
             model: what to load.
@@ -76,6 +79,8 @@ class Copies:
             ),
         )
         progress("warming", 0.0)
+        if isinstance(loaded, LoadedGenerator):
+            return await self._generating(model, loaded, device)
         await self._warm(device, loaded)
         if model.auto_precision is None:
             return loaded, None
@@ -133,6 +138,22 @@ class Copies:
         except BaseException:
             loaded.backend.close()
             raise
+
+    async def _generating(
+        self, model: ModelConfig, loaded: LoadedGenerator, device: Device
+    ) -> LoadedGenerator:
+        try:
+            if model.auto_precision is not None and model.auto_precision.required:
+                raise PrecisionError(
+                    f"The model '{model.name}' generates; such models have one precision.",
+                    hint="Leave the automatic precision out, or let it be optional.",
+                    reason="PrecisionUnavailable",
+                )
+            await warm_generator(loaded, device.call)
+        except BaseException:
+            loaded.opened.generator.close()
+            raise
+        return loaded
 
     async def _warm(self, device: Device, loaded: Loaded) -> None:
         try:

@@ -1,39 +1,33 @@
 """The engine: requests in, answers out, one device shared by several models.
 
 Why it exists: it is the one place that a request passes through, whether it came over a socket or
-from the caller's own process. The walk: check, admit, prepare (text to tokens, picture to pixels),
-queue, batch on the device, put the rows together, finish. It speaks no network protocol and must
-be used from one event loop.
+from the caller's own process. It checks, keeps deadlines, loads and closes; what happens to a
+request in between is its model's lane's business (`deepseek_engine.lanes`). It speaks no network
+protocol and must be used from one event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import msgspec
-from deepseek_api.errors import DeepseekError, EngineUnavailableError
+from deepseek_api.errors import DeepseekError, EngineUnavailableError, PrecisionError
 
-from deepseek_engine.admission import (
-    admit,
-    empty_queue,
-    expired,
-    loadable,
-    stopping,
-    waiting_info,
-)
-from deepseek_engine.batching import Work
-from deepseek_engine.codec import Array
+from deepseek_engine.admission import expired, loadable, stopping, waiting_info
+from deepseek_engine.batch_lane import BatchLane, Surroundings
 from deepseek_engine.copies import Copies
 from deepseek_engine.device import Device
-from deepseek_engine.jobs import Job, PartWork
+from deepseek_engine.generation.lane import GenerationLane
+from deepseek_engine.generation.loaded import LoadedGenerator
+from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
 from deepseek_engine.lanes import Lane
-from deepseek_engine.loading import Loaded
 from deepseek_engine.memories import Memories
 from deepseek_engine.messages import (
     AutoPrecision,
@@ -46,16 +40,12 @@ from deepseek_engine.messages import (
     ModelInfo,
     ModelState,
     ModelStats,
-    Timing,
 )
-from deepseek_engine.tasks.base import Prepared
 from deepseek_engine.validation import check_request
 
 __all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
-
-R = TypeVar("R")
 
 _PREPARE_THREADS = 2
 
@@ -83,10 +73,10 @@ class Engine:
         self._config = config
         self._clock = clock
         self._infos = {m.name: waiting_info(m) for m in config.models}
-        self._lanes = {m.name: Lane(m.name, empty_queue(m)) for m in config.models}
+        self._stats = {m.name: ModelStats() for m in config.models}
+        self._lanes: dict[str, Lane] = {}
+        """Of the models that are loaded."""
         self._configs = {m.name: m for m in config.models}
-        self._preparing = dict.fromkeys(self._configs, 0)
-        self._jobs: set[Job] = set()
         self._devices: dict[str, Device] = {}
         self._memories = Memories(config, root=root)
         self._pool = ThreadPoolExecutor(_PREPARE_THREADS, thread_name_prefix="prepare")
@@ -112,7 +102,6 @@ class Engine:
                     model.device, clock=self._clock, load_window_s=self._config.load_window_s
                 )
                 device.start()
-            self._devices[model.device].add(self._lanes[model.name], weight=model.weight)
 
     async def load(self) -> None:
         """Load all models, one after the other; one that fails does not stop the others."""
@@ -137,7 +126,7 @@ class Engine:
 
     def stats(self) -> Mapping[str, ModelStats]:
         """Counters by model name, as they are now."""
-        return {name: lane.stats for name, lane in self._lanes.items()}
+        return self._stats
 
     def devices(self) -> Mapping[str, DeviceStats]:
         """Load and memory by device, as they are now."""
@@ -175,8 +164,13 @@ class Engine:
             EngineUnavailableError: the model is still loading, or the engine stops.
         """
         async with self._changing:
-            lane, loaded = self._lookup(name)
-            model, present = self._configs[name], lane.twin
+            lane = self._lookup(name)
+            if not isinstance(lane, BatchLane):
+                raise PrecisionError(
+                    f"The model '{name}' generates; such models have one precision.",
+                    reason="PrecisionUnavailable",
+                )
+            model, loaded, present = self._configs[name], lane.loaded, lane.twin
             device, twin = self._devices[model.device], None
             if policy and present and policy.precision in ("", present.loaded.info.precision):
                 twin = self._copies.again(present.loaded, policy)
@@ -208,22 +202,27 @@ class Engine:
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         """Run one request; see `EngineClient.infer`."""
-        lane, loaded = self._lookup(request.model)
-        rows = check_request(request, loaded.info)
-        self._check_deadline(request)
-        self._admit(lane, rows)
-        self._active += 1
-        try:
-            # A timer for each request: an expired one is answered when it expires, whether it is
-            # being prepared, waits or runs.
-            async with asyncio.timeout(self._time_left(request)):
-                return await self._answer(request, lane, loaded, rows)
-        except TimeoutError:
-            raise expired() from None
-        finally:
-            self._active -= 1
-            if self._active == 0:
-                self._drained.set()
+        lane = self._lookup(request.model)
+        rows = check_request(request, self._infos[request.model])
+        self._check_deadline(request.deadline)
+        with self._accepted():
+            try:
+                # A timer for each request: an expired one is answered when it expires, whether it
+                # is being prepared, waits or runs.
+                async with asyncio.timeout(self._time_left(request.deadline)):
+                    return await lane.infer(request, rows)
+            except TimeoutError:
+                raise expired() from None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        """Answer in parts; see `EngineClient.generate`."""
+        lane = self._lookup(request.model)
+        self._check_deadline(request.deadline)
+        with self._accepted():
+            # The lane keeps the deadline: a timer here would strike whoever reads.
+            async with contextlib.aclosing(lane.generate(request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     async def close(self, *, grace_s: float = 0.0) -> None:
         """Refuse new requests, let accepted ones finish for a while, then free everything.
@@ -239,8 +238,8 @@ class Engine:
                     await self._drained.wait()
             except TimeoutError:
                 logger.warning("requests were left at the end of the grace period")
-        for job in list(self._jobs):
-            job.fail(stopping())
+        for lane in self._lanes.values():
+            lane.stop()
         for device in self._devices.values():
             await device.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -248,102 +247,37 @@ class Engine:
         for lane in self._lanes.values():
             lane.close()
 
-    async def _answer(
-        self, request: InferenceRequest, lane: Lane, loaded: Loaded, rows: int
-    ) -> InferenceResponse:
-        begin = self._clock()
-        heavy = loaded.task.is_heavy(request)
-        job = None
-        lane.stats.waiting += 1
+    @contextlib.contextmanager
+    def _accepted(self) -> Iterator[None]:
+        """Count a request while the block runs, so that closing can wait for it."""
+        self._active += 1
         try:
-            prepared = await self._prepare(request, lane, loaded, rows=rows, heavy=heavy)
-            job = Job(
-                prepared=prepared,
-                future=asyncio.get_running_loop().create_future(),
-                enqueued=self._clock(),
-            )
-            arrays = await self._wait(job, request, lane)
+            yield
         finally:
-            if job is None or job.started is None:
-                lane.stats.waiting -= 1
-        finishing = self._clock()
-        outputs = await self._offload(heavy, lambda: loaded.task.finish(prepared, arrays))
-        lane.stats.requests += 1
-        timing = Timing(
-            preprocess_ms=(job.enqueued - begin) * 1e3,
-            queue_ms=job.queue_s * 1e3,
-            compute_ms=job.compute_s * 1e3,
-            postprocess_ms=(self._clock() - finishing) * 1e3,
-            batch_rows=job.batch_rows,
-        )
-        info = loaded.info
-        return InferenceResponse(outputs, job.variant, job.precision, info.random_weights, timing)
+            self._active -= 1
+            if self._active == 0:
+                self._drained.set()
 
-    async def _prepare(
-        self, request: InferenceRequest, lane: Lane, loaded: Loaded, *, rows: int, heavy: bool
-    ) -> Prepared:
-        self._preparing[lane.name] += rows
-        try:
-            prepared = await self._offload(heavy, lambda: loaded.task.prepare(request))
-        finally:
-            self._preparing[lane.name] -= rows
-        self._check_deadline(request)
+    def _lookup(self, name: str) -> Lane:
         if self._closing:
             raise stopping()
-        return prepared
-
-    async def _wait(self, job: Job, request: InferenceRequest, lane: Lane) -> Mapping[str, Array]:
-        """Queue a job and wait for its rows; it leaves the queue however the waiting ends."""
-        for part in job.prepared.parts:
-            work = Work(
-                rows=len(part.rows),
-                bucket=part.bucket,
-                arrival=job.enqueued,
-                deadline=request.deadline,
-                priority=request.priority,
-                payload=PartWork(job, part),
-            )
-            job.works.append(work)
-            lane.queue.add(work)
-        device = self._devices[self._configs[lane.name].device]
-        device.notify()
-        self._jobs.add(job)
-        try:
-            return await job.future
-        finally:
-            self._jobs.discard(job)
-            for work in job.works:
-                lane.queue.remove(work)
-
-    async def _offload(self, heavy: bool, function: Callable[[], R]) -> R:
-        if not heavy:
-            return function()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
-
-    def _lookup(self, name: str) -> tuple[Lane, Loaded]:
-        if self._closing:
-            raise stopping()
-        info = loadable(self._infos.get(name), name, ", ".join(self._infos))
-        loaded = self._lanes[name].loaded
-        if loaded is None or info.state is not ModelState.READY:
+        loadable(self._infos.get(name), name, ", ".join(self._infos))
+        lane = self._lanes.get(name)
+        if lane is None:
             raise EngineUnavailableError(
                 f"The model '{name}' is still loading.",
                 hint="Try again when it is ready.",
                 reason="ModelLoading",
             )
-        return self._lanes[name], loaded
+        return lane
 
-    def _admit(self, lane: Lane, rows: int) -> None:
-        waiting = lane.queue.rows + self._preparing[lane.name]
-        admit(lane, rows, waiting=waiting, limit=self._configs[lane.name].max_queue_size)
-
-    def _check_deadline(self, request: InferenceRequest) -> None:
-        left = self._time_left(request)
+    def _check_deadline(self, deadline: float | None) -> None:
+        left = self._time_left(deadline)
         if left is not None and left <= 0:
             raise expired()
 
-    def _time_left(self, request: InferenceRequest) -> float | None:
-        return None if request.deadline is None else request.deadline - self._clock()
+    def _time_left(self, deadline: float | None) -> float | None:
+        return None if deadline is None else deadline - self._clock()
 
     async def _load(self, model: ModelConfig) -> None:
         loop = asyncio.get_running_loop()
@@ -354,17 +288,24 @@ class Engine:
 
         device = self._devices[model.device]
         buffers = await self._memories.before(model.name, model.device)
-        loaded, twin = await self._copies.open(
+        opened = await self._copies.open(
             model, device, taken=self._taken_bytes(), buffers=buffers, progress=progress
         )
         await self._memories.after(model.device, device)
-        lane = self._lanes[model.name]
-        lane.ready(loaded)
-        lane.set_twin(twin)
-        if loaded.row_batching == "single":
-            lane.queue.limit(1)
+        lane: Lane
+        stats = self._stats[model.name]
+        around = Surroundings(clock=self._clock, notify=device.notify, executor=self._pool)
+        if isinstance(opened, LoadedGenerator):
+            info = opened.info
+            lane = GenerationLane(model.name, opened, stats=stats, around=around)
+        else:
+            loaded, twin = opened
+            info = loaded.info
+            lane = BatchLane(model, loaded, twin=twin, stats=stats, around=around)
+        self._lanes[model.name] = lane
+        device.add(lane, weight=model.weight)
         self._infos[model.name] = msgspec.structs.replace(
-            loaded.info,
+            info,
             state=ModelState.READY,
             stage="",
             progress=1.0,
@@ -374,9 +315,9 @@ class Engine:
             "model ready",
             extra={
                 "model": model.name,
-                "variant": loaded.info.variant,
-                "precision": loaded.info.precision,
-                "random_weights": loaded.info.random_weights,
+                "variant": info.variant,
+                "precision": info.precision,
+                "random_weights": info.random_weights,
             },
         )
 

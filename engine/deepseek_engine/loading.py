@@ -19,6 +19,8 @@ from deepseek_engine import hardware
 from deepseek_engine.backends import Backend, BackendOptions, open_backend
 from deepseek_engine.backends.devices import parse_device
 from deepseek_engine.bundles import OpenBundle, open_bundle
+from deepseek_engine.generation.loaded import LoadedGenerator, load_generator
+from deepseek_engine.generation.opened import TASK
 from deepseek_engine.memory import check_memory, estimate_memory
 from deepseek_engine.messages import EngineConfig, ModelConfig, ModelInfo, ModelState
 from deepseek_engine.pools import Buffers
@@ -56,7 +58,7 @@ def load_model(
     progress: Progress,
     buffers: Buffers | None = None,
     root: Path = _ROOT,
-) -> Loaded:
+) -> Loaded | LoadedGenerator:
     """Check and open a bundle.
 
     Args:
@@ -75,8 +77,14 @@ def load_model(
     parse_device(model.device)
     bundle = open_bundle(model.bundle, model.digest)
     variant = select_variant(bundle, model, instruction_set=engine.instruction_set, root=root)
+    wanted = _Wanted(model, bundle, variant, buffers or Buffers())
+    if bundle.manifest.task == TASK:
+        options = _verified(
+            wanted, engine=engine, taken_bytes=taken_bytes, progress=progress, root=root
+        )
+        return load_generator(model, bundle, variant, options)
     return _open(
-        _Wanted(model, bundle, variant, buffers or Buffers()),
+        wanted,
         engine=engine,
         taken_bytes=taken_bytes,
         progress=progress,
@@ -138,9 +146,10 @@ class _Wanted:
     copy: bool = False
 
 
-def _open(
+def _verified(
     wanted: _Wanted, *, engine: EngineConfig, taken_bytes: int, progress: Progress, root: Path
-) -> Loaded:
+) -> BackendOptions:
+    """Check memory and files of what is about to be opened, and say how it executes."""
     model, bundle, variant = wanted.model, wanted.bundle, wanted.variant
     check_memory(
         name=model.name,
@@ -154,11 +163,20 @@ def _open(
     bundle.verify(variant, progress=lambda part: progress("verifying", part))
     progress("opening", 0.0)
     threads = engine.threads or hardware.usable_threads(root=root)
-    options = BackendOptions(
+    return BackendOptions(
         device=model.device,
         threads=threads,
         max_batch_size=model.max_batch_size,
         settings=engine.options,
+    )
+
+
+def _open(
+    wanted: _Wanted, *, engine: EngineConfig, taken_bytes: int, progress: Progress, root: Path
+) -> Loaded:
+    model, bundle, variant = wanted.model, wanted.bundle, wanted.variant
+    options = _verified(
+        wanted, engine=engine, taken_bytes=taken_bytes, progress=progress, root=root
     )
     backend = open_backend(bundle, variant, options)
     try:

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 from deepseek_api.errors import ConfigurationError
 
-from deepseek_engine.generation.settings import GenerationSettings
+from deepseek_engine.generation.interface import GeneratorStats
+from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
+from deepseek_engine.generation.settings import (
+    AdapterConfig,
+    GenerationSettings,
+    ParallelismConfig,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -102,6 +108,8 @@ class InferenceResponse:
     precision: str
     random_weights: bool
     timing: Timing
+    parameters: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """What else the answer says of itself, such as why a text ended."""
 
 
 class ModelState(enum.StrEnum):
@@ -119,6 +127,27 @@ class WireTensor(msgspec.Struct, frozen=True, array_like=True):
     datatype: str
     shape: tuple[int, ...]
     data: bytes
+
+
+class GenerationInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller must know of a model that generates."""
+
+    vocabulary: int
+    """Number of tokens."""
+    context: int
+    """Most tokens of a prompt and its answer together."""
+    end_tokens: tuple[int, ...] = ()
+    """Tokens that end an answer."""
+    max_sequences: int = 0
+    """Most answers that are computed at once."""
+    max_tokens: int = 0
+    """Most tokens of an answer; 0: as many as the context leaves."""
+    text: bool = True
+    """Whether it takes and gives text; without a tokenizer only token numbers."""
+    chat: bool = False
+    """Whether it was made for conversations: its files have a chat template."""
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRA adapters that a request may choose."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -149,6 +178,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
     default_outputs: tuple[str, ...] = ()
     probe: tuple[WireTensor, ...] = ()
     """A small valid request: readiness is proven by an answer to it."""
+    probe_parameters: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    """Parameters of that request."""
+    generation: GenerationInfo | None = None
+    """Of a model that generates; None for every other."""
     progress: float = 0.0
     """Part of the loading that is done, 0 to 1; meaningful while the state is LOADING."""
     stage: str = ""
@@ -178,6 +211,8 @@ class ModelStats(msgspec.Struct):
     """How often the precision was lowered or raised again by the device's load."""
     fallbacks: dict[str, int] = msgspec.field(default_factory=dict)
     """Batches that did not run the back end's fastest way, by ``VARIANT/REASON``."""
+    generation: GeneratorStats | None = None
+    """Of a model that generates; its `waiting` and `running` are sequences, its `batches` steps."""
 
 
 class MemoryStats(msgspec.Struct, frozen=True):
@@ -268,23 +303,6 @@ class AutoPrecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return self.resume if self.resume is not None else _RESUME_PART * self.threshold
 
 
-class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One LoRA adapter of a model."""
-
-    name: str
-    path: str
-    """Folder with the adapter's files in peft's format."""
-
-
-class ParallelismConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Over how many devices, or on a processor over how many processes, a model is divided."""
-
-    tensor: int = 1
-    """Parts that each layer is cut into."""
-    pipeline: int = 1
-    """Stages that the layers are divided into."""
-
-
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One model to serve."""
 
@@ -344,6 +362,17 @@ class EngineClient(Protocol):
 
         Raises:
             DeepseekError: with the code and the sentence that the caller should see.
+        """
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        """Generate; the answer comes in parts, the last of which has a finish reason.
+
+        Leaving the iterator (`contextlib.aclosing` closes it) ends the answer. A reader that is
+        slower than the model gets larger parts.
+
+        Raises:
+            DeepseekError: with the first part or any later one.
         """
         ...
 

@@ -12,8 +12,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import zmq
@@ -27,6 +28,8 @@ from deepseek_api.errors import (
 from zmq.utils.monitor import parse_monitor_message
 
 from deepseek_engine import wire
+from deepseek_engine.generation.chunks import ChunkBuffer
+from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
 from deepseek_engine.messages import (
     Buffer,
     DeviceStats,
@@ -44,6 +47,8 @@ __all__ = ["RemoteEngine", "RemoteSettings"]
 logger = logging.getLogger(__name__)
 
 _DEADLINE_GRACE_S = 0.015
+_WIDTH = 8
+"""Bytes that a token or a character of a prompt counts for."""
 _GONE = "The engine process stopped before it answered."
 _STARTING = "The engine process is not running yet."
 _RETRY = "It restarts by itself; try again in a few seconds."
@@ -63,9 +68,32 @@ class RemoteSettings:
     """Pause between attempts to reach an engine that is not there, milliseconds."""
 
 
+class _Answering(Protocol):
+    """Whoever waits for an answer."""
+
+    def fail(self, error: DeepseekError) -> None:
+        """The answer will not come; without effect when it is there already."""
+        ...
+
+
+class _Whole:
+    """Waits for one answer."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
+
+    def put(self, response: InferenceResponse) -> None:
+        if not self.future.done():
+            self.future.set_result(response)
+
+    def fail(self, error: DeepseekError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
 @dataclass(slots=True)
 class _Pending:
-    future: asyncio.Future[InferenceResponse]
+    answering: _Answering
     size: int
 
 
@@ -186,29 +214,33 @@ class RemoteEngine:
             EngineUnavailableError: there is no engine process, or it died before it answered.
             DeepseekError: what the engine answered.
         """
+        answer = _Whole()
         size = sum(len(tensor.data) for tensor in request.inputs)
-        self._admit(size)
-        self._next_id += 1
-        number = self._next_id
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[InferenceResponse] = loop.create_future()
-        self._pending[number] = _Pending(future, size)
-        self._pending_bytes += size
-        timer = None
-        if request.deadline is not None:
-            # The engine answers an expired request itself; this is for one that cannot.
-            at = loop.time() + request.deadline - time.monotonic() + _DEADLINE_GRACE_S
-            timer = loop.call_at(at, self._expire, number)
-        try:
+        with self._waiting(answer, size=size, deadline=request.deadline) as number:
             self._send(wire.encode_request(number, request))
-            return await future
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if self._forget(number) and not self._closed and self._connected:
-                # Still pending here means that the caller went away or the deadline passed.
-                with contextlib.suppress(DeepseekError):
-                    self._send([wire.encode(wire.Cancel(number))])
+            return await answer.future
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk, None]:
+        """Generate in the engine process; see `EngineClient.generate`.
+
+        Raises:
+            QueueFullError: too many requests are in flight on this connection.
+            EngineUnavailableError: there is no engine process, or it died before the last part.
+            DeepseekError: what the engine answered.
+        """
+        buffer = ChunkBuffer()
+        size = _WIDTH * len(request.prompt)
+        with self._waiting(buffer, size=size, deadline=request.deadline) as number:
+            self._send([wire.encode(wire.Generate(number, request))])
+            while True:
+                chunk = await buffer.get()
+                if chunk.finish_reason is not None:
+                    self._forget(number)
+                    yield chunk
+                    return
+                # Only what was read makes room for more.
+                self._send([wire.encode(wire.Taken(number))])
+                yield chunk
 
     async def close(self) -> None:
         """Close the connection; requests in flight fail with UNAVAILABLE."""
@@ -223,6 +255,32 @@ class RemoteEngine:
             self._monitor.close()
             self._socket.close()
         self._context.term()
+
+    @contextlib.contextmanager
+    def _waiting(
+        self, answering: _Answering, *, size: int, deadline: float | None
+    ) -> Iterator[int]:
+        """Number a request and wait for its answer in the block; withdraw it if none came."""
+        self._admit(size)
+        self._next_id += 1
+        number = self._next_id
+        self._pending[number] = _Pending(answering, size)
+        self._pending_bytes += size
+        timer = None
+        if deadline is not None:
+            # The engine answers an expired request itself; this is for one that cannot.
+            loop = asyncio.get_running_loop()
+            at = loop.time() + deadline - time.monotonic() + _DEADLINE_GRACE_S
+            timer = loop.call_at(at, self._expire, number)
+        try:
+            yield number
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._forget(number) and not self._closed and self._connected:
+                # Still pending here means that the caller went away or the deadline passed.
+                with contextlib.suppress(DeepseekError):
+                    self._send([wire.encode(wire.Cancel(number))])
 
     def _admit(self, size: int) -> None:
         if self._closed or not self._connected:
@@ -255,8 +313,8 @@ class RemoteEngine:
 
     def _expire(self, number: int) -> None:
         pending = self._pending.get(number)
-        if pending is not None and not pending.future.done():
-            pending.future.set_exception(
+        if pending is not None:
+            pending.answering.fail(
                 InferenceError(
                     "The request was not answered before its deadline.",
                     code=ErrorCode.DEADLINE_EXCEEDED,
@@ -271,8 +329,8 @@ class RemoteEngine:
     def _fail(self, number: int, error: DeepseekError) -> None:
         pending = self._pending.get(number)
         self._forget(number)
-        if pending is not None and not pending.future.done():
-            pending.future.set_exception(error)
+        if pending is not None:
+            pending.answering.fail(error)
 
     def _connection_changed(self, frames: Sequence[zmq.Frame]) -> None:
         event = parse_monitor_message([frame.bytes for frame in frames])
@@ -302,8 +360,12 @@ class RemoteEngine:
             response = wire.decode_response(message, tensors)
             pending = self._pending.get(message.id)
             self._forget(message.id)
-            if pending is not None and not pending.future.done():
-                pending.future.set_result(response)
+            if pending is not None and isinstance(pending.answering, _Whole):
+                pending.answering.put(response)
+        elif isinstance(message, wire.Chunk):
+            pending = self._pending.get(message.id)
+            if pending is not None and isinstance(pending.answering, ChunkBuffer):
+                pending.answering.put(message.chunk)
         elif isinstance(message, wire.Failure):
             self._fail(message.id, wire.error_of(message))
         elif self._connected:

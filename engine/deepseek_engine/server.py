@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import zmq
@@ -19,8 +19,10 @@ from deepseek_api.errors import ConfigurationError, DeepseekError, QueueFullErro
 
 from deepseek_engine import wire
 from deepseek_engine.engine import Engine
+from deepseek_engine.generation.requests import GenerationChunk
 from deepseek_engine.messages import Buffer
 from deepseek_engine.sockets import CallbackSocket
+from deepseek_engine.streaming import Sender
 
 __all__ = ["EngineServer"]
 
@@ -48,6 +50,7 @@ class EngineServer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._peers: set[bytes] = set()
         self._requests: dict[tuple[bytes, int], asyncio.Task[None]] = {}
+        self._senders: dict[tuple[bytes, int], Sender] = {}
         self._beating: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -110,7 +113,8 @@ class EngineServer:
         try:
             header = wire.decode_client(frames[0].buffer)
             self._dispatch(peer.bytes, header, [frame.buffer for frame in frames[1:]])
-        except (msgspec.DecodeError, ValueError, IndexError):
+        # A front end checks sampling settings before it sends them; decoding checks them again.
+        except (msgspec.DecodeError, ValueError, IndexError, DeepseekError):
             logger.exception("unreadable message from a front end")
 
     def _dispatch(self, peer: bytes, message: wire.ClientMessage, frames: list[memoryview]) -> None:
@@ -121,29 +125,56 @@ class EngineServer:
             task = self._requests.get((peer, message.id))
             if task is not None:
                 task.cancel()
+        elif isinstance(message, wire.Taken):
+            sender = self._senders.get((peer, message.id))
+            if sender is not None:
+                sender.taken()
         elif len(self._requests) >= _MAX_IN_FLIGHT:
             error = QueueFullError("Too many requests are in flight.", retry_after_s=0.1)
             self._send(peer, wire.encode_failure(message.id, error))
         else:
             key = (peer, message.id)
-            task = asyncio.create_task(self._answer(peer, message, frames))
+            if isinstance(message, wire.Generate):
+                answering = self._generate(peer, message)
+            else:
+                answering = self._answer(peer, message, frames)
+            task = asyncio.create_task(answering)
             self._requests[key] = task
             task.add_done_callback(lambda _: self._requests.pop(key, None))
 
     async def _answer(self, peer: bytes, message: wire.Infer, frames: list[memoryview]) -> None:
-        try:
+        with self._failing(peer, message.id):
             request = wire.decode_request(message, frames)
             reply = wire.encode_response(message.id, await self._engine.infer(request))
+            self._send(peer, reply)
+
+    async def _generate(self, peer: bytes, message: wire.Generate) -> None:
+        key = (peer, message.id)
+
+        def send(chunk: GenerationChunk) -> None:
+            self._send(peer, [wire.encode(wire.Chunk(message.id, chunk))])
+
+        sender = self._senders[key] = Sender(send, streams=lambda: len(self._senders))
+        try:
+            with self._failing(peer, message.id):
+                await sender.run(self._engine.generate(message.request))
+        finally:
+            del self._senders[key]
+
+    @contextlib.contextmanager
+    def _failing(self, peer: bytes, number: int) -> Iterator[None]:
+        """Answer with a failure when the block raises."""
+        try:
+            yield
         except DeepseekError as error:
-            reply = wire.encode_failure(message.id, error)
+            self._send(peer, wire.encode_failure(number, error))
         # The caller must get an answer, and only the log may tell what happened.
         except Exception:
             logger.exception("request failed")
-            reply = wire.encode_failure(
-                message.id,
-                DeepseekError("The request failed.", hint="The log of the engine has the cause."),
+            hidden = DeepseekError(
+                "The request failed.", hint="The log of the engine has the cause."
             )
-        self._send(peer, reply)
+            self._send(peer, wire.encode_failure(number, hidden))
 
     async def _beat(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from deepseek_api.errors import (
     QueueFullError,
 )
 
+from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
 from deepseek_engine.messages import (
     Buffer,
     Heartbeat,
@@ -32,12 +33,15 @@ from deepseek_engine.messages import (
 __all__ = [
     "Answer",
     "Cancel",
+    "Chunk",
     "ClientMessage",
     "EngineMessage",
     "Failure",
+    "Generate",
     "HeartbeatMessage",
     "Hello",
     "Infer",
+    "Taken",
     "decode_client",
     "decode_engine",
     "decode_request",
@@ -73,6 +77,19 @@ class Cancel(msgspec.Struct, tag="cancel", array_like=True):
     id: int
 
 
+class Generate(msgspec.Struct, tag="generate", array_like=True):
+    """Generate; any number of chunks answer, the last of which has a finish reason."""
+
+    id: int
+    request: GenerationRequest
+
+
+class Taken(msgspec.Struct, tag="taken", array_like=True):
+    """A chunk was read, so that another one may be sent: what is unread stays bounded."""
+
+    id: int
+
+
 class HeartbeatMessage(msgspec.Struct, tag="heartbeat", array_like=True):
     """The engine lives."""
 
@@ -88,6 +105,14 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
     precision: str
     random_weights: bool
     timing: Timing
+    parameters: dict[str, bool | int | float | str]
+
+
+class Chunk(msgspec.Struct, tag="chunk", array_like=True):
+    """The next part of a generated answer; the last one ends it."""
+
+    id: int
+    chunk: GenerationChunk
 
 
 class Failure(msgspec.Struct, tag="failure", array_like=True):
@@ -101,9 +126,9 @@ class Failure(msgspec.Struct, tag="failure", array_like=True):
     retry_after_s: float | None
 
 
-ClientMessage = Hello | Infer | Cancel
+ClientMessage = Hello | Infer | Generate | Taken | Cancel
 """What a front end sends."""
-EngineMessage = HeartbeatMessage | Answer | Failure
+EngineMessage = HeartbeatMessage | Answer | Chunk | Failure
 """What an engine sends."""
 
 T = TypeVar("T")
@@ -185,6 +210,7 @@ def encode_response(number: int, response: InferenceResponse) -> list[Buffer]:
         precision=response.precision,
         random_weights=response.random_weights,
         timing=response.timing,
+        parameters=dict(response.parameters),
     )
     return [encode(header), *(tensor.data for tensor in response.outputs)]
 
@@ -201,6 +227,7 @@ def decode_response(header: Answer, frames: Sequence[Buffer]) -> InferenceRespon
         precision=header.precision,
         random_weights=header.random_weights,
         timing=header.timing,
+        parameters=header.parameters,
     )
 
 

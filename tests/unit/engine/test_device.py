@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from deepseek_api.errors import DeepseekError, EngineUnavailableError, ErrorCode
-from deepseek_engine import device
+from deepseek_engine import batch_lane
 from deepseek_engine.engine import Engine
 from deepseek_engine.execution import run_parts
 from deepseek_engine.messages import EngineConfig
@@ -31,7 +31,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         opened.wait(20)
         return run_parts(*args, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(device, "run_parts", wait)
+    monkeypatch.setattr(batch_lane, "run_parts", wait)
     return opened
 
 
@@ -77,7 +77,7 @@ async def test_a_batch_that_fails_outside_the_model_fails_alone(
 
     async with Engine(config(echo)) as engine:
         with monkeypatch.context() as patch:
-            patch.setattr(device, "run_parts", defect)
+            patch.setattr(batch_lane, "run_parts", defect)
             with pytest.raises(DeepseekError) as caught:
                 await engine.infer(rows("echo", 1))
         assert caught.value.code is ErrorCode.INTERNAL

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from deepseek_engine.generation.requests import GenerationRequest
 from deepseek_engine.generation.settings import Speculation
-from deepseek_engine.generation.steps import StepInputs
+from deepseek_engine.generation.steps import DecoderModel, StepInputs
+from deepseek_engine.generation.weights import load_decoder
 
+from tests.support.decoders import make_reference
 from tests.support.generating import (
     alone,
     at_rest,
@@ -50,28 +54,55 @@ def prompts(count: int, *, shared: int, seed: int = 0) -> list[list[int]]:
     ]
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_tokens_equal_those_of_sequences_that_run_alone(way: dict[str, Any]) -> None:
-    model = TinyDecoder()
-    asked = {
-        n: (request(max_tokens=8 + 3 * n), prompt) for n, prompt in enumerate(prompts(8, shared=9))
+def asked() -> dict[int, tuple[GenerationRequest, list[int]]]:
+    return {
+        number: (request(max_tokens=8 + 3 * number, ignore_eos=True), prompt)
+        for number, prompt in enumerate(prompts(8, shared=9))
     }
-    generator = make(model, **way)
-    answers = generate(generator, asked)
-    for number, (one, prompt) in asked.items():
-        assert answers[number].tokens == alone(model, one, prompt).tokens
-        assert answers[number].last.finish == "length"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A model, and what it answers when nothing else runs."""
+
+    model: DecoderModel
+    tokens: dict[int, list[int]]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Expected]:
+    """The tiny decoder, and real ones with small random weights."""
+    models: dict[str, DecoderModel] = {"tiny": TinyDecoder()}
+    for name in ("llama", "gemma3"):
+        folder = tmp_path_factory.mktemp(name)
+        make_reference(name, folder)
+        models[name] = load_decoder(folder)
+    return {
+        name: Expected(model, {n: alone(model, *one).tokens for n, one in asked().items()})
+        for name, model in models.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["tiny", "llama", "gemma3"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_tokens_equal_those_of_sequences_that_run_alone(
+    way: dict[str, Any], name: str, expected: dict[str, Expected]
+) -> None:
+    generator = make(expected[name].model, **way)
+    answers = generate(generator, asked())
+    assert {number: answer.tokens for number, answer in answers.items()} == expected[name].tokens
+    assert {answer.last.finish for answer in answers.values()} == {"length"}
     assert at_rest(generator.stats())
 
 
 def test_tiny_pools_do_preempt_and_the_others_do_not() -> None:
-    asked = {n: (request(max_tokens=20), p) for n, p in enumerate(prompts(8, shared=9))}
+    many = {n: (request(max_tokens=20), p) for n, p in enumerate(prompts(8, shared=9))}
     small = make(TinyDecoder(), **WAYS["hardly any blocks"])
-    answers = generate(small, asked)
+    answers = generate(small, many)
     assert small.stats().preemptions > 0
-    assert sum(answers[n].last.preemptions for n in asked) == small.stats().preemptions
+    assert sum(answers[n].last.preemptions for n in many) == small.stats().preemptions
     large = make(TinyDecoder())
-    generate(large, asked)
+    generate(large, many)
     assert large.stats().preemptions == 0
 
 
@@ -170,12 +201,12 @@ def test_scores_that_are_not_numbers_fail_their_request_alone(bad: float) -> Non
         (inputs.tokens[inputs.logits_rows] == 13)[:, None], bad, scores
     )
     generator = make(model)
-    asked = {1: (request(max_tokens=1), [1, 2, 13]), 2: (request(max_tokens=1), [1, 2, 3])}
-    answers = generate(generator, asked)
+    good = (request(max_tokens=1), [1, 2, 3])
+    answers = generate(generator, {1: (request(max_tokens=1), [1, 2, 13]), 2: good})
     assert getattr(answers[1].last.error, "reason", "") == "InvalidScores"
     assert answers[1].tokens == []
     assert answers[2].last.error is None
-    assert answers[2].tokens == alone(TinyDecoder(), *asked[2]).tokens
+    assert answers[2].tokens == alone(TinyDecoder(), *good).tokens
     assert at_rest(generator.stats())
 
 
