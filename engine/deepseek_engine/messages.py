@@ -19,7 +19,11 @@ from deepseek_api.errors import ConfigurationError
 
 from deepseek_engine.generation.interface import GeneratorStats
 from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
-from deepseek_engine.generation.settings import GenerationSettings
+from deepseek_engine.generation.settings import (
+    AdapterConfig,
+    GenerationSettings,
+    ParallelismConfig,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -297,23 +301,6 @@ class AutoPrecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def return_below(self) -> float:
         """The load below which the precision is raised again."""
         return self.resume if self.resume is not None else _RESUME_PART * self.threshold
-
-
-class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One LoRA adapter of a model."""
-
-    name: str
-    path: str
-    """Folder with the adapter's files in peft's format."""
-
-
-class ParallelismConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Over how many devices, or on a processor over how many processes, a model is divided."""
-
-    tensor: int = 1
-    """Parts that each layer is cut into."""
-    pipeline: int = 1
-    """Stages that the layers are divided into."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):

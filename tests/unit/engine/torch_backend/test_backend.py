@@ -205,3 +205,40 @@ def test_torch_without_a_gpu_names_the_way_out(tmp_path: Path, device: str) -> N
     with pytest.raises(DeviceError, match=device) as caught:
         open_backend(bundle, variant, BackendOptions(device=device))
     assert "cpu" in (caught.value.hint or "")
+
+
+class _Full:
+    """A module for which a GPU has no room."""
+
+    def to(self, device: str) -> Any:
+        import torch
+
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    def modules(self) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "figures"),
+    [
+        pytest.param(0, "of whose 81920 MiB 0 MiB are free", id="seen before it is loaded"),
+        pytest.param(79 * 1024, "which it does not have", id="taken while it was loaded"),
+    ],
+)
+def test_a_gpu_without_room_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, figures: str
+) -> None:
+    from deepseek_engine.backends.torch import backend
+
+    from tests.support.fake_cuda import MIB, FakeCuda, FakeTorch
+
+    module, description = tiny_bert()
+    bundle, variant = torch_bundle(tmp_path / "t", description, module)
+    fake = FakeTorch(FakeCuda(free=free_mib * MIB))
+    monkeypatch.setattr(backend, "import_library", lambda name: fake)
+    monkeypatch.setattr(backend, "load_weights", lambda *_: _Full())
+    with pytest.raises(DeviceError, match=figures) as caught:
+        open_backend(bundle, variant, BackendOptions(device="cuda:0"))
+    assert caught.value.reason == "InsufficientMemory"
+    assert "smaller precision" in (caught.value.hint or "")
