@@ -20,6 +20,7 @@ from deepseek_api.errors import ConfigurationError
 from deepseek_engine.generation.interface import GeneratorStats
 from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
 from deepseek_engine.generation.settings import GenerationSettings
+from deepseek_engine.parallelism import Parallelism
 
 Buffer = bytes | bytearray | memoryview
 
@@ -327,6 +328,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     latency_target_ms: float | None = None
     auto_precision: AutoPrecision | None = None
     """None: every batch runs at `precision`."""
+    parallelism: Parallelism = Parallelism()
+    """Over how many processes the model is divided; more than one needs a torch variant."""
     generation: GenerationSettings = GenerationSettings()
     """Of a model that generates; without effect on others."""
     adapters: tuple[AdapterConfig, ...] = ()
