@@ -87,7 +87,8 @@ lock: setup ## The hashed requirement files from pyproject.toml
 	@$(LOCK) --extra cpu -o requirements/cpu.txt
 	@$(BIN)/uv pip compile --group operator-image --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" -o requirements/operator.txt
-	@$(LOCK) --extra cuda --extra prepare --extra quickstart -o requirements/cuda.txt
+	@$(LOCK) --extra generate -o requirements/generate.txt
+	@$(LOCK) --extra cuda --extra generate --extra prepare --extra quickstart -o requirements/cuda.txt
 	@$(LOCK) --extra dev -o requirements/dev.txt
 	@echo 'uv' | $(BIN)/uv pip compile - --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make lock" -o requirements/bootstrap.txt

@@ -19,12 +19,14 @@ from deepseek_api.allocation import allocate
 from deepseek_api.catalog import Catalog
 from deepseek_api.errors import ConfigurationError, DeepseekError, DeviceError, ErrorCode
 from deepseek_api.v1alpha1 import Model, ModelPipeline, Policy
+from deepseek_api.vocabulary import TaskName
 from deepseek_engine.messages import AutoPrecision, ModelConfig
 from deepseek_worker.config import WorkerConfig
 from deepseek_worker.fleet import ModelStatus
 from deepseek_worker.worker import WorkerReport, run_worker
 
 from deepseek._auto_precision import read_policies
+from deepseek._generation import adapters_of, parallelism_of, settings_of
 from deepseek._here import port_is_free, require_device
 from deepseek._resolve import Wanted, check_precision, resolve
 
@@ -134,8 +136,10 @@ def _wanted(model: Model, catalog: Catalog, options: ServeOptions, *, twin: bool
             hint="Write 'device: cpu' for this model, or leave 'device' out.",
             reason=error.reason,
         ) from None
-    _refuse_sharding(model)
     source = model.source
+    entry = catalog.find(model.name) if source is None else None
+    _refuse_what_cannot_be(model, model.task or (entry.task if entry else ""))
+    settings_of(model), adapters_of(model)  # what is wrong with them is told before preparing
     check_precision(model.name, model.precision, device.kind)
     return resolve(
         model.name,
@@ -152,16 +156,18 @@ def _wanted(model: Model, catalog: Catalog, options: ServeOptions, *, twin: bool
     )
 
 
-def _refuse_sharding(model: Model) -> None:
-    if model.devices_per_replica > 1:
-        what, field = "is divided over several devices", "parallelism"
+def _refuse_what_cannot_be(model: Model, task: str) -> None:
+    if model.devices_per_replica > 1 and task != TaskName.GENERATE:
+        what = "is divided over several devices, which only models that generate can be"
+        hint = "Leave 'parallelism' out, or write 'task: generate' if it generates."
     elif model.quantization is not None:
-        what, field = "refines its quantization", "quantization"
+        what = "refines its quantization, which this release cannot do"
+        hint = "Leave 'quantization' out."
     else:
         return
     raise ConfigurationError(
-        f"The model '{model.name}' {what}, which this release cannot do.",
-        hint=f"Leave '{field}' out.",
+        f"The model '{model.name}' {what}.",
+        hint=hint,
         code=ErrorCode.UNIMPLEMENTED,
         reason="Unsupported",
     )
@@ -231,6 +237,9 @@ def _config(item: LocalModel, bundle: Path) -> ModelConfig:
         weight=item.weight,
         device=model.device or "cpu",
         auto_precision=item.auto_precision,
+        generation=settings_of(model),
+        adapters=adapters_of(model),
+        parallelism=parallelism_of(model),
     )
     if batching is None:
         return config

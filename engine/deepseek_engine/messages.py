@@ -308,6 +308,15 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Folder with the adapter's files in peft's format."""
 
 
+class ParallelismConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Over how many devices, or on a processor over how many processes, a model is divided."""
+
+    tensor: int = 1
+    """Parts that each layer is cut into."""
+    pipeline: int = 1
+    """Stages that the layers are divided into."""
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One model to serve."""
 
@@ -334,6 +343,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of a model that generates; without effect on others."""
     adapters: tuple[AdapterConfig, ...] = ()
     """LoRA adapters that requests to a model that generates may choose."""
+    parallelism: ParallelismConfig = ParallelismConfig()
+    """How the model is divided."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -70,6 +70,11 @@ class VllmEngineStub:
                 request_serializer=deepseek__protos_dot_vllm__engine__pb2.GetLoadsRequest.SerializeToString,
                 response_deserializer=deepseek__protos_dot_vllm__engine__pb2.GetLoadsResponse.FromString,
                 _registered_method=True)
+        self.GetTokenizer = channel.unary_stream(
+                '/vllm.grpc.engine.VllmEngine/GetTokenizer',
+                request_serializer=deepseek__protos_dot_vllm__engine__pb2.GetTokenizerRequest.SerializeToString,
+                response_deserializer=deepseek__protos_dot_vllm__engine__pb2.GetTokenizerChunk.FromString,
+                _registered_method=True)
 
 
 class VllmEngineServicer:
@@ -125,6 +130,13 @@ class VllmEngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTokenizer(self, request, context):
+        """Gives the files of the model's tokenizer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VllmEngineServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_VllmEngineServicer_to_server(servicer, server):
                     servicer.GetLoads,
                     request_deserializer=deepseek__protos_dot_vllm__engine__pb2.GetLoadsRequest.FromString,
                     response_serializer=deepseek__protos_dot_vllm__engine__pb2.GetLoadsResponse.SerializeToString,
+            ),
+            'GetTokenizer': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetTokenizer,
+                    request_deserializer=deepseek__protos_dot_vllm__engine__pb2.GetTokenizerRequest.FromString,
+                    response_serializer=deepseek__protos_dot_vllm__engine__pb2.GetTokenizerChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +371,33 @@ class VllmEngine:
             '/vllm.grpc.engine.VllmEngine/GetLoads',
             deepseek__protos_dot_vllm__engine__pb2.GetLoadsRequest.SerializeToString,
             deepseek__protos_dot_vllm__engine__pb2.GetLoadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTokenizer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vllm.grpc.engine.VllmEngine/GetTokenizer',
+            deepseek__protos_dot_vllm__engine__pb2.GetTokenizerRequest.SerializeToString,
+            deepseek__protos_dot_vllm__engine__pb2.GetTokenizerChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,6 +18,7 @@ class VllmEngineStub:
     GetModelInfo: grpc.UnaryUnaryMultiCallable[_messages.GetModelInfoRequest, _messages.GetModelInfoResponse]
     GetServerInfo: grpc.UnaryUnaryMultiCallable[_messages.GetServerInfoRequest, _messages.GetServerInfoResponse]
     GetLoads: grpc.UnaryUnaryMultiCallable[_messages.GetLoadsRequest, _messages.GetLoadsResponse]
+    GetTokenizer: grpc.UnaryStreamMultiCallable[_messages.GetTokenizerRequest, _messages.GetTokenizerChunk]
 
 class VllmEngineAsyncStub:
     # For type checkers only: the class at run time is the one above.
@@ -29,6 +30,7 @@ class VllmEngineAsyncStub:
     GetModelInfo: grpc.aio.UnaryUnaryMultiCallable[_messages.GetModelInfoRequest, _messages.GetModelInfoResponse]
     GetServerInfo: grpc.aio.UnaryUnaryMultiCallable[_messages.GetServerInfoRequest, _messages.GetServerInfoResponse]
     GetLoads: grpc.aio.UnaryUnaryMultiCallable[_messages.GetLoadsRequest, _messages.GetLoadsResponse]
+    GetTokenizer: grpc.aio.UnaryStreamMultiCallable[_messages.GetTokenizerRequest, _messages.GetTokenizerChunk]
 
 class VllmEngineServicer:
     def Generate(
@@ -66,6 +68,11 @@ class VllmEngineServicer:
         request: _messages.GetLoadsRequest,
         context: grpc.aio.ServicerContext[_messages.GetLoadsRequest, _messages.GetLoadsResponse],
     ) -> _messages.GetLoadsResponse: ...
+    def GetTokenizer(
+        self,
+        request: _messages.GetTokenizerRequest,
+        context: grpc.aio.ServicerContext[_messages.GetTokenizerRequest, _messages.GetTokenizerChunk],
+    ) -> AsyncIterator[_messages.GetTokenizerChunk]: ...
 
 def add_VllmEngineServicer_to_server(
     servicer: VllmEngineServicer, server: grpc.aio.Server | grpc.Server

@@ -112,7 +112,12 @@ async def serving(
                 ),
                 Health(),
                 limits=Limits(),
-                vllm=VllmService(answering, limits=Limits(), version="1"),
+                vllm=VllmService(
+                    answering,
+                    bundles={model.name: model.bundle for model in settings.models},
+                    limits=Limits(),
+                    version="1",
+                ),
             )
             target = f"127.0.0.1:{bind(grpc_server, host='127.0.0.1', port=0)}"
             await grpc_server.start()

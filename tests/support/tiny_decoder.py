@@ -41,21 +41,26 @@ class TinyDecoder:
     width = 16
 
     def __init__(
-        self, *, seed: int = 0, context: int = 256, ends: frozenset[int] = frozenset()
+        self,
+        *,
+        seed: int = 0,
+        vocabulary: int = VOCABULARY,
+        context: int = 256,
+        ends: frozenset[int] = frozenset(),
     ) -> None:
         draw = torch.Generator().manual_seed(seed)
 
         def random(*shape: int) -> torch.Tensor:
             return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-        self._limits = ModelLimits(vocabulary=VOCABULARY, context=context, end_tokens=ends)
-        self._tokens = random(VOCABULARY, self.width)
+        self._limits = ModelLimits(vocabulary=vocabulary, context=context, end_tokens=ends)
+        self._tokens = random(vocabulary, self.width)
         self._positions = random(context, self.width)
         self._weights = [
             {name: random(self.width, self.width) / 3 for name in "qkvo"}
             for _ in range(self.layers)
         ]
-        self._head = random(self.width, VOCABULARY)
+        self._head = random(self.width, vocabulary)
         self.steps = 0
         self.after: Callable[[StepInputs, torch.Tensor], torch.Tensor] | None = None
         """May change the scores of a step."""

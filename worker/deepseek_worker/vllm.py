@@ -12,7 +12,8 @@ import contextlib
 import datetime
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -33,6 +34,7 @@ from deepseek_worker.decoding import invalid
 from deepseek_worker.fleet import Phase
 from deepseek_worker.vllm_answers import Answer
 from deepseek_worker.vllm_requests import embedding_request, generation_request
+from deepseek_worker.vllm_tokenizer import archive, pieces
 
 __all__ = ["MODEL_KEY", "VllmService"]
 
@@ -47,8 +49,24 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class VllmService(vllm_engine_pb2_grpc.VllmEngineServicer):
     """Answers VllmEngine for the models of one engine."""
 
-    def __init__(self, answering: Answering, *, limits: Limits, version: str) -> None:
+    def __init__(
+        self,
+        answering: Answering,
+        *,
+        bundles: Mapping[str, str],
+        limits: Limits,
+        version: str,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            answering: the engine and what counts requests.
+            bundles: folders of the models' bundles by name.
+            limits: what a request may ask for.
+            version: of this release.
+        """
         self._answering = answering
+        self._bundles = bundles
         self._limits = limits
         self._version = version
         self._started = time.monotonic()
@@ -150,9 +168,8 @@ class VllmService(vllm_engine_pb2_grpc.VllmEngineServicer):
         """
         info = self._answering.fleet.known(self._name(context, _GENERATE, _EMBED), "")
         message = pb.GetModelInfoResponse(
-            # A network client never sees a path; whoever starts a gateway gives it the tokenizer.
+            # A network client never sees a path; gateways ask for the tokenizer's files.
             model_path=info.name,
-            tokenizer_path=info.name,
             served_model_name=info.name,
             model_type=info.model_type,
             is_generation=info.generation is not None,
@@ -201,6 +218,21 @@ class VllmService(vllm_engine_pb2_grpc.VllmEngineServicer):
         return pb.GetLoadsResponse(
             timestamp=now, version=self._version, dp_rank_count=1, loads=[load]
         )
+
+    async def GetTokenizer(
+        self, request: pb.GetTokenizerRequest, context: _Context
+    ) -> AsyncGenerator[pb.GetTokenizerChunk, None]:
+        """The files of the model's tokenizer.
+
+        Raises:
+            InferenceError: NOT_FOUND, there is no such model; FAILED_PRECONDITION, it has none.
+        """
+        info = self._answering.fleet.known(self._name(context, _GENERATE, _EMBED), "")
+        folder = Path(self._bundles[info.name])
+        # Reading and packing 30 MB takes a second, which the event loop does not have.
+        content = await asyncio.get_running_loop().run_in_executor(None, archive, folder)
+        for piece in pieces(content):
+            yield piece
 
     def _name(self, context: _Context, *tasks: str) -> str:
         """The model of a call: the one it names, else the first of these tasks.

@@ -291,7 +291,12 @@ class Worker:
             statistics=self._statistics,
             version=_version(),
         )
-        vllm = VllmService(answering, limits=config.limits, version=_version())
+        vllm = VllmService(
+            answering,
+            bundles={model.name: model.bundle for model in config.models},
+            limits=config.limits,
+            version=_version(),
+        )
         return build_server(inference, self._health, limits=config.limits, vllm=vllm)
 
     def _build_http(self) -> HttpServer:

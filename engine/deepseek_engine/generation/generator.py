@@ -19,6 +19,7 @@ from deepseek_engine.generation import speculation
 from deepseek_engine.generation.admitting import Bounds, invalid
 from deepseek_engine.generation.blocks import root
 from deepseek_engine.generation.cache_size import cache_blocks
+from deepseek_engine.generation.constraints import ConstraintCompiler, Grammar
 from deepseek_engine.generation.detokenizing import Detokenizer
 from deepseek_engine.generation.interface import GeneratorStats, SequenceUpdate
 from deepseek_engine.generation.requests import FinishReason, GenerationRequest, TokenLogprob
@@ -73,9 +74,22 @@ class LocalGenerator:
             context=model.limits.context,
             blocks=blocks,
         )
+        self._constraints = None
+        if tokenizer is not None:
+            self._constraints = ConstraintCompiler(
+                tokenizer, vocabulary=model.limits.vocabulary, end_tokens=model.limits.end_tokens
+            )
         self._sequences: dict[int, Sequence] = {}
         self._in_step: set[Sequence] = set()
         self._arrivals = 0
+
+    def prepare(self, request: GenerationRequest) -> None:
+        """Prepare what the text must match; on any thread.
+
+        Raises:
+            InferenceError: INVALID_ARGUMENT: it is wrong or too complex.
+        """
+        self._matcher(request)
 
     def add(self, sequence: int, request: GenerationRequest, prompt: Tokens[int]) -> None:
         """Let a sequence wait for its first step.
@@ -92,6 +106,7 @@ class LocalGenerator:
         self._bounds.stops(request.sampling)
         adapter = self._adapter(request.adapter)
         answer = self._answer(request, tokens, most)
+        matcher = self._matcher(request)
         if self._scheduler.waiting >= self._settings.max_queue:
             raise QueueFullError(
                 f"{self._scheduler.waiting} requests wait for this model already.",
@@ -113,6 +128,7 @@ class LocalGenerator:
                 tokens,
                 seed=secrets.randbits(64) if seed is None else seed,
                 ends=answer.ends,
+                matcher=matcher,
             ),
             text=answer,
             adapter=adapter,
@@ -211,7 +227,9 @@ class LocalGenerator:
             if finish is not None:
                 break
         self._scheduler.extend(sequence, outcome.tokens[:used])
-        error = _not_numbers() if outcome.failed and finish is None else None
+        error = None
+        if outcome.failed and finish is None:
+            error = sequence.choice.error or _not_numbers()
         made = (outcome.tokens[:used], text, outcome.logprobs[:used])
         if finish is not None or error is not None:
             return self._end(sequence, made=made, finish=finish, stop=stop, error=error)
@@ -242,10 +260,11 @@ class LocalGenerator:
         )
 
     def _answer(self, request: GenerationRequest, prompt: Tokens[int], most: int) -> Answer:
-        wanted = request.text or request.sampling.stop
-        if wanted and self._tokenizer is None:
+        wanted = bool(request.text or request.sampling.stop)
+        if (wanted or request.sampling.constraint) and self._tokenizer is None:
             raise invalid(
-                "This model has no tokenizer, so that it can neither give text nor look for stops.",
+                "This model has no tokenizer, so that it cannot give text, look for stop texts or "
+                "make a text match.",
                 hint="Ask for tokens without text, and end them with stop_token_ids.",
                 reason="NoTokenizer",
             )
@@ -256,6 +275,12 @@ class LocalGenerator:
             source=Detokenizer(self._tokenizer, prompt) if wanted else None,
             text=request.text,
         )
+
+    def _matcher(self, request: GenerationRequest) -> Grammar | None:
+        constraint = request.sampling.constraint
+        if constraint is None or self._constraints is None:
+            return None
+        return self._constraints.grammar(constraint)
 
     def _adapter(self, name: str) -> int:
         if not name:

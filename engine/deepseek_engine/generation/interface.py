@@ -68,6 +68,17 @@ class GeneratorStats:
 class Generator(Protocol):
     """All sequences of one model."""
 
+    def prepare(self, request: GenerationRequest) -> None:
+        """Do the slow part of `add` beforehand; on any thread, and only if it is worth one.
+
+        It is for requests with a constraint, which may take a second to prepare. Without it `add`
+        does the same work itself.
+
+        Raises:
+            InferenceError: INVALID_ARGUMENT: what the text must match is wrong or too complex.
+        """
+        ...
+
     def add(self, sequence: int, request: GenerationRequest, prompt: Sequence[int]) -> None:
         """Let a sequence wait for its first step.
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from deepseek_api.errors import InferenceError
 
 from deepseek_engine.generation.requests import SamplingParameters
 
@@ -26,11 +27,7 @@ class Matcher(Protocol):
     """Follows a text that must match something (`constraints`)."""
 
     def mask_into(self, words: npt.NDArray[np.int32]) -> None:
-        """Write which tokens may come next, a bit for each.
-
-        Raises:
-            InferenceError: what must be matched became too complex.
-        """
+        """Write which tokens may come next, a bit for each; none when there is an `error`."""
         ...
 
     def accept(self, token: int) -> None:
@@ -40,6 +37,11 @@ class Matcher(Protocol):
     @property
     def complete(self) -> bool:
         """Whether nothing may follow."""
+        ...
+
+    @property
+    def error(self) -> InferenceError | None:
+        """Why no further token can be chosen, if so."""
         ...
 
 
@@ -145,6 +147,11 @@ class Choice:
     def complete(self) -> bool:
         """Whether the text matches and nothing may follow."""
         return self.matcher is not None and self.matcher.complete
+
+    @property
+    def error(self) -> InferenceError | None:
+        """Why the text cannot go on, where that is known."""
+        return None if self.matcher is None else self.matcher.error
 
     def draw(self, position: int) -> float:
         """The number that decides about the token at a position."""
