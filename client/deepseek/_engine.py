@@ -36,9 +36,9 @@ from deepseek_engine.messages import (
     ModelConfig,
     ModelInfo,
     ModelState,
+    ParallelismConfig,
     Tensor,
 )
-from deepseek_engine.parallelism import Parallelism
 
 from deepseek._calls import (
     EMBEDDING_OUTPUT,
@@ -258,7 +258,7 @@ class InferenceEngine:
             PrecisionError: the model's architecture or precision cannot be divided.
             DeviceError: the stages do not fit in memory beside the present model.
         """
-        self._call(self._engine.set_parallelism(NAME, Parallelism(pipeline=num_stages)))
+        self._call(self._engine.set_parallelism(NAME, ParallelismConfig(pipeline=num_stages)))
 
     def set_memory_pool(self, size: int = 2048, *, shared: bool = True) -> None:
         """Take memory for batches once, instead of from the system for every batch.

@@ -46,8 +46,8 @@ from deepseek_engine.messages import (
     ModelInfo,
     ModelState,
     ModelStats,
+    ParallelismConfig,
 )
-from deepseek_engine.parallelism import Parallelism
 from deepseek_engine.pools import Buffers
 from deepseek_engine.validation import check_request
 
@@ -194,7 +194,7 @@ class Engine:
                 # On the device's thread, so that a batch that still runs on it ends first.
                 await device.call(present.loaded.backend.close)
 
-    async def set_parallelism(self, name: str, parallelism: Parallelism) -> None:
+    async def set_parallelism(self, name: str, parallelism: ParallelismConfig) -> None:
         """Divide a model over processes, or put it together again.
 
         The divided model is opened and warmed beside the present one, which answers meanwhile and

@@ -20,7 +20,7 @@ from deepseek_api.errors import ConfigurationError
 from deepseek_engine.generation.interface import GeneratorStats
 from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
 from deepseek_engine.generation.settings import GenerationSettings
-from deepseek_engine.parallelism import Parallelism
+from deepseek_engine.parallelism import ParallelismConfig as ParallelismConfig
 
 Buffer = bytes | bytearray | memoryview
 
@@ -308,15 +308,6 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Folder with the adapter's files in peft's format."""
 
 
-class ParallelismConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Over how many devices, or on a processor over how many processes, a model is divided."""
-
-    tensor: int = 1
-    """Parts that each layer is cut into."""
-    pipeline: int = 1
-    """Stages that the layers are divided into."""
-
-
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One model to serve."""
 
@@ -337,8 +328,6 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     latency_target_ms: float | None = None
     auto_precision: AutoPrecision | None = None
     """None: every batch runs at `precision`."""
-    parallelism: Parallelism = Parallelism()
-    """Over how many processes the model is divided; more than one needs a torch variant."""
     generation: GenerationSettings = GenerationSettings()
     """Of a model that generates; without effect on others."""
     adapters: tuple[AdapterConfig, ...] = ()

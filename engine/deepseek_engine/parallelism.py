@@ -10,29 +10,29 @@ from __future__ import annotations
 import msgspec
 from deepseek_api.errors import ConfigurationError
 
-__all__ = ["Parallelism"]
+__all__ = ["ParallelismConfig"]
 
-_MOST = 64
+_PARTS = 64
 
 
-class Parallelism(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a model is divided; by default not at all.
+class ParallelismConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Over how many devices, or on a processor over how many processes, a model is divided.
 
     Raises:
         ConfigurationError: a number is out of range.
     """
 
     tensor: int = 1
-    """Processes that share each layer."""
+    """Parts that each layer is cut into."""
     pipeline: int = 1
-    """Stages, each with some of the layers."""
+    """Stages that the layers are divided into."""
 
     def __post_init__(self) -> None:
         for name, value in (("tensor", self.tensor), ("pipeline", self.pipeline)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _PARTS:
                 raise ConfigurationError(
                     f"parallelism.{name} is {value!r}.",
-                    hint=f"It must be a whole number from 1 to {_MOST}.",
+                    hint=f"It must be a whole number from 1 to {_PARTS}.",
                     reason="InvalidParallelism",
                 )
 

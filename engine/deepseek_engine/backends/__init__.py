@@ -18,8 +18,7 @@ from deepseek_api.manifest import Variant
 from deepseek_engine import registry
 from deepseek_engine.bundles import OpenBundle
 from deepseek_engine.codec import Array
-from deepseek_engine.messages import TensorSpec
-from deepseek_engine.parallelism import Parallelism
+from deepseek_engine.messages import ParallelismConfig, TensorSpec
 
 __all__ = ["GROUP", "Backend", "BackendFactory", "BackendOptions", "open_backend"]
 
@@ -45,7 +44,7 @@ class BackendOptions:
     """Threads of one inference."""
     max_batch_size: int = 32
     """Rows of the largest batch that will come, apart from single larger requests."""
-    parallelism: Parallelism = field(default_factory=Parallelism)
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
     """Over how many processes the variant is divided."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The engine's options; each back end reads those that begin with its name."""

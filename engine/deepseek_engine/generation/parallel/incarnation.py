@@ -54,7 +54,7 @@ class Timeouts:
     times a second."""
     loading_silence_s: float = 60.0
     """The same before it is ready: importing a library holds all threads of a process up."""
-    exchange_s: float = 120.0
+    exchange_s: float = 300.0
     """An exchange whose partners do not come fails after it."""
     blame_s: float = 1.0
     """How long a step that failed waits for the watch to name the rank."""
