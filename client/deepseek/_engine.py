@@ -36,6 +36,7 @@ from deepseek_engine.messages import (
     ModelConfig,
     ModelInfo,
     ModelState,
+    ParallelismConfig,
     Tensor,
 )
 
@@ -258,6 +259,24 @@ class InferenceEngine:
                 threshold=threshold, resume=resume, dwell_s=dwell_s, precision=precision
             )
         self._call(self._engine.set_auto_precision(NAME, policy))
+
+    def enable_pipeline_parallel(self, num_stages: int = 2) -> None:
+        """Divide the model into stages, each in a process of its own with some of the layers.
+
+        This process is the first stage. Batches are cut, so that stages work at the same time. On
+        NVIDIA GPUs stage n computes on GPU n. A lost stage fails the batch that runs, with
+        UNAVAILABLE, and all stages are started again.
+
+        Args:
+            num_stages: how many; 1 puts the model together again.
+
+        Raises:
+            ConfigurationError: the number is out of range or above the model's layers, or the
+                model's variant is a graph for ONNX Runtime, which cannot be divided.
+            PrecisionError: the model's architecture or precision cannot be divided.
+            DeviceError: the stages do not fit in memory beside the present model.
+        """
+        self._call(self._engine.set_parallelism(NAME, ParallelismConfig(pipeline=num_stages)))
 
     def set_memory_pool(self, size: int = 2048, *, shared: bool = True) -> None:
         """Take memory for batches once, instead of from the system for every batch.

@@ -39,15 +39,26 @@ def open_generator(
     torch = import_library("torch")
     device = check_device(torch, options.device)
     torch.set_num_threads(options.threads)
-    generators = import_library("deepseek_engine.generation.generator")
-    weights = import_library("deepseek_engine.generation.weights")
-    tokenizer = _tokenizer(bundle)
+    tokenizer, settings = _tokenizer(bundle), model.generation
     folder = bundle.path(str(PurePosixPath(variant.graph).parent))
-    decoder = weights.load_decoder(
-        folder, device=device, dtype=_dtype(torch, variant.precision, device)
-    )
-    settings = model.generation
-    generator = generators.LocalGenerator(decoder, tokenizer, settings)
+    dtype = _dtype(torch, variant.precision, device)
+    if model.parallelism.processes > 1:
+        decoder, generator = import_library(
+            "deepseek_engine.generation.parallel.opening"
+        ).open_sharded(
+            folder,
+            dtype=dtype,
+            device=device,
+            threads=options.threads,
+            parallelism=model.parallelism,
+            tokenizer=tokenizer,
+            settings=settings,
+        )
+    else:
+        generators = import_library("deepseek_engine.generation.generator")
+        weights = import_library("deepseek_engine.generation.weights")
+        decoder = weights.load_decoder(folder, device=device, dtype=dtype)
+        generator = generators.LocalGenerator(decoder, tokenizer, settings)
     limits = decoder.limits
     blocks = generator.stats().blocks_total
     return OpenedGenerator(
