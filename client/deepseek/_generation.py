@@ -13,11 +13,8 @@ from typing import Any
 import msgspec
 from deepseek_api.errors import ErrorCode, SourceError
 from deepseek_api.v1alpha1 import Adapter, Model
-from deepseek_engine.generation.settings import (
-    AdapterConfig,
-    GenerationSettings,
-    ParallelismConfig,
-)
+from deepseek_engine.generation.settings import AdapterConfig, GenerationSettings
+from deepseek_engine.parallelism import ParallelismConfig
 from deepseek_engine.prepare.identity import local_path
 
 __all__ = ["ADAPTER_FILES", "adapters_of", "parallelism_of", "settings_of"]

@@ -19,11 +19,8 @@ from deepseek_api.errors import ConfigurationError
 
 from deepseek_engine.generation.interface import GeneratorStats
 from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
-from deepseek_engine.generation.settings import (
-    AdapterConfig,
-    GenerationSettings,
-    ParallelismConfig,
-)
+from deepseek_engine.generation.settings import AdapterConfig, GenerationSettings
+from deepseek_engine.parallelism import ParallelismConfig
 
 Buffer = bytes | bytearray | memoryview
 

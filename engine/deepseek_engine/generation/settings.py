@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 from deepseek_api.errors import ConfigurationError
 
-__all__ = ["AdapterConfig", "GenerationSettings", "ParallelismConfig", "Speculation"]
+__all__ = ["AdapterConfig", "GenerationSettings", "Speculation"]
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,15 +19,6 @@ class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     path: str
     """Folder with the adapter's files in peft's format."""
-
-
-class ParallelismConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Over how many devices, or on a processor over how many processes, a model is divided."""
-
-    tensor: int = 1
-    """Parts that each layer is cut into."""
-    pipeline: int = 1
-    """Stages that the layers are divided into."""
 
 
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,21 +8,57 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from deepseek_engine.generation import weights
 from deepseek_engine.generation.parallel.context import ParallelContext
 from deepseek_engine.generation.parallel.pipeline import StageModel, run_stages
 from deepseek_engine.generation.steps import KVCache, StepInputs
 
-__all__ = ["CACHE", "POSITION_BYTES", "STEP", "DecoderShard", "step_fields", "step_tensors"]
+__all__ = [
+    "CACHE",
+    "LOADER",
+    "POSITION_BYTES",
+    "STEP",
+    "DecoderShard",
+    "load",
+    "step_fields",
+    "step_tensors",
+]
+
+LOADER = "deepseek_engine.generation.parallel.decoder_shard:load"
+"""Name of the loader of decoders, for a rank group."""
 
 CACHE, STEP = "cache", "step"
 """Names of commands."""
 POSITION_BYTES = "position_bytes"
 """Fact: bytes that a position of the cache takes on this rank."""
 _NUMBERS = ("max_query", "max_context")
+
+
+def load(
+    arguments: Mapping[str, Any], context: ParallelContext, device: torch.device
+) -> DecoderShard:
+    """Load a rank's part of a decoder: the loader of a rank group.
+
+    Args:
+        arguments: ``folder`` of the checkpoint, ``dtype`` as torch names it, ``micro_batches``,
+            and what else `load_decoder` takes, as plain values.
+        context: the rank's place.
+        device: where it computes.
+
+    Raises:
+        DeepseekError: see `load_decoder`.
+    """
+    given = dict(arguments)
+    folder, micro_batches = Path(given.pop("folder")), int(given.pop("micro_batches"))
+    dtype = getattr(torch, given.pop("dtype"))
+    load_part: Any = weights.load_decoder
+    model: StageModel = load_part(folder, device=device, dtype=dtype, parallel=context, **given)
+    return DecoderShard(model, context, micro_batches=micro_batches)
 
 
 class DecoderShard:

@@ -49,9 +49,12 @@ class Timeouts:
 
     start_s: float = 300.0
     """Until every rank has loaded its part."""
-    silence_s: float = 3.0
-    """A rank from which nothing came for so long is lost; heartbeats come four times a second."""
-    exchange_s: float = 120.0
+    silence_s: float = 4.0
+    """A rank that is ready and from which nothing came for so long is lost; heartbeats come four
+    times a second."""
+    loading_silence_s: float = 60.0
+    """The same before it is ready: importing a library holds all threads of a process up."""
+    exchange_s: float = 300.0
     """An exchange whose partners do not come fails after it."""
     blame_s: float = 1.0
     """How long a step that failed waits for the watch to name the rank."""
@@ -223,7 +226,10 @@ class Incarnation:
             for rank in self._ranks:
                 if pause > 2 * _TICK_S:
                     rank.heard += pause
-                if now - rank.heard > self._timeouts.silence_s:
+                limit = self._timeouts.silence_s
+                if not rank.ready.is_set():
+                    limit = self._timeouts.loading_silence_s
+                if now - rank.heard > limit:
                     self.lose(f"rank {rank.number} has not answered for {now - rank.heard:.1f} s")
                     break
 

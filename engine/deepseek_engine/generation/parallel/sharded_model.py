@@ -26,7 +26,10 @@ from deepseek_engine.generation.parallel.group import RankGroup, Step
 from deepseek_engine.generation.parallel.incarnation import Timeouts
 from deepseek_engine.generation.steps import KVCache, ModelLimits, StepInputs
 
-__all__ = ["ShardedCache", "ShardedModel"]
+__all__ = ["CONTENT_LOST", "ShardedCache", "ShardedModel"]
+
+CONTENT_LOST = frozenset({"RankLost", "RanksRestarting", "CacheLost"})
+"""Reasons of errors after which no block of the cache holds what it held."""
 
 
 @dataclass(frozen=True)
