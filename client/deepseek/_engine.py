@@ -35,9 +35,9 @@ from deepseek_engine.messages import (
     ModelConfig,
     ModelInfo,
     ModelState,
-    ParallelismConfig,
     Tensor,
 )
+from deepseek_engine.parallelism import ParallelismConfig
 
 from deepseek._calls import (
     IMAGE_INPUT,

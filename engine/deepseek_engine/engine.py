@@ -46,8 +46,8 @@ from deepseek_engine.messages import (
     ModelInfo,
     ModelState,
     ModelStats,
-    ParallelismConfig,
 )
+from deepseek_engine.parallelism import ParallelismConfig
 from deepseek_engine.pools import Buffers
 from deepseek_engine.validation import check_request
 

@@ -18,7 +18,8 @@ from deepseek_api.manifest import Variant
 from deepseek_engine import registry
 from deepseek_engine.bundles import OpenBundle
 from deepseek_engine.codec import Array
-from deepseek_engine.messages import ParallelismConfig, TensorSpec
+from deepseek_engine.messages import TensorSpec
+from deepseek_engine.parallelism import ParallelismConfig
 
 __all__ = ["GROUP", "Backend", "BackendFactory", "BackendOptions", "open_backend"]
 

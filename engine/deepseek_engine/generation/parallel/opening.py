@@ -17,7 +17,7 @@ from deepseek_engine.generation.parallel.decoder_shard import LOADER
 from deepseek_engine.generation.parallel.sharded_generator import ShardedGenerator
 from deepseek_engine.generation.parallel.sharded_model import ShardedModel
 from deepseek_engine.generation.settings import GenerationSettings
-from deepseek_engine.messages import ParallelismConfig
+from deepseek_engine.parallelism import ParallelismConfig
 
 __all__ = ["open_sharded"]
 
