@@ -32,7 +32,6 @@ from deepseek_engine.messages import (
     DeviceStats,
     EngineConfig,
     InferenceRequest,
-    InferenceResponse,
     ModelConfig,
     ModelInfo,
     ModelState,
@@ -41,21 +40,19 @@ from deepseek_engine.messages import (
 from deepseek_engine.parallelism import ParallelismConfig
 
 from deepseek._calls import (
-    EMBEDDING_OUTPUT,
     IMAGE_INPUT,
-    LABEL_OUTPUT,
-    SCORE_OUTPUT,
     TEXT_INPUT,
     batches,
     image_bytes,
 )
+from deepseek._engine_answers import result_of, rows_of
 from deepseek._engine_generation import generate
 from deepseek._generating import Chunk, Sampling
 from deepseek._here import require_device
 from deepseek._locate import OnEvent, ensure_bundle, ignore, wanted_model
 from deepseek._loop import LoopThread
 from deepseek._resolve import check_available
-from deepseek._tensors import Array, decode, encode
+from deepseek._tensors import Array, encode
 from deepseek._wire import Inputs, Parameter, Result
 
 T = TypeVar("T")
@@ -314,7 +311,7 @@ class InferenceEngine:
         else:
             raise _wrong_sample(f"arrays by name ({', '.join(s.name for s in self.info.inputs)})")
         rows = [self._infer({takes: part}, (), {}) for part in batches(values, self._max_rows)]
-        return [answer for result in await _together(rows) for answer in _rows_of(result)]
+        return [answer for result in await _together(rows) for answer in rows_of(result)]
 
     async def _arrays(self, sample: Mapping[str, Array]) -> dict[str, Array]:
         arrays = {name: np.asarray(value) for name, value in sample.items()}
@@ -336,7 +333,7 @@ class InferenceEngine:
         request = InferenceRequest(
             model=NAME, inputs=tensors, outputs=outputs, parameters=parameters
         )
-        return _result(await self._engine.infer(request))
+        return result_of(await self._engine.infer(request), NAME)
 
 
 async def _start(config: EngineConfig) -> Engine:
@@ -363,37 +360,6 @@ async def _together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-
-
-def _result(response: InferenceResponse) -> Result:
-    outputs = {t.name: decode(t.datatype, t.shape, memoryview(t.data)) for t in response.outputs}
-    timing = response.timing
-    parameters: dict[str, Parameter] = {
-        "variant": response.variant,
-        "precision": response.precision,
-        "queue_ms": timing.queue_ms,
-        "compute_ms": timing.compute_ms,
-        "batch_rows": timing.batch_rows,
-    }
-    if response.random_weights:
-        parameters["random_weights"] = True
-    return Result(outputs, parameters | dict(response.parameters), NAME)
-
-
-def _rows_of(result: Result) -> list[Any]:
-    if EMBEDDING_OUTPUT in result.outputs:
-        return list(result.outputs[EMBEDDING_OUTPUT])
-    if LABEL_OUTPUT in result.outputs:
-        rows = zip(result.outputs[LABEL_OUTPUT], result.outputs[SCORE_OUTPUT], strict=True)
-        return [
-            [
-                (name.decode(errors="replace"), float(score))
-                for name, score in zip(*row, strict=True)
-            ]
-            for row in rows
-        ]
-    count = len(next(iter(result.outputs.values())))
-    return [{name: array[row] for name, array in result.outputs.items()} for row in range(count)]
 
 
 def _text(sample: Any) -> str:

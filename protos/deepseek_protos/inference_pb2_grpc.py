@@ -29,7 +29,7 @@ if _version_not_supported:
 
 class GRPCInferenceServiceStub:
     """The Open Inference Protocol, version 2, with the additions that Triton clients know.
-    A worker of this project answers the first six calls, ModelConfig, ModelStatistics and
+    A worker of this project answers the first seven calls, ModelConfig, ModelStatistics and
     RepositoryIndex; every other call is answered with UNIMPLEMENTED and a sentence.
     """
 
@@ -143,7 +143,7 @@ class GRPCInferenceServiceStub:
 
 class GRPCInferenceServiceServicer:
     """The Open Inference Protocol, version 2, with the additions that Triton clients know.
-    A worker of this project answers the first six calls, ModelConfig, ModelStatistics and
+    A worker of this project answers the first seven calls, ModelConfig, ModelStatistics and
     RepositoryIndex; every other call is answered with UNIMPLEMENTED and a sentence.
     """
 
@@ -400,7 +400,7 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
     """The Open Inference Protocol, version 2, with the additions that Triton clients know.
-    A worker of this project answers the first six calls, ModelConfig, ModelStatistics and
+    A worker of this project answers the first seven calls, ModelConfig, ModelStatistics and
     RepositoryIndex; every other call is answered with UNIMPLEMENTED and a sentence.
     """
 

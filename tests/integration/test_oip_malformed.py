@@ -306,13 +306,14 @@ def test_a_call_that_is_not_offered_says_so(worker: WorkerProcess, method: str) 
     assert re.search(r"not (offered|loaded|unloaded).*\.", str(refusal.value.details()))
 
 
-def test_streaming_inference_is_not_offered(
+def test_a_model_that_does_not_generate_answers_in_a_stream_too(
     stub: inference_pb2_grpc.GRPCInferenceServiceStub,
 ) -> None:
-    with pytest.raises(grpc.RpcError) as refusal:
-        list(stub.ModelStreamInfer(iter([echo_request()]), timeout=20))
-    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "Call ModelInfer" in str(refusal.value.details())
+    requests = [echo_request(id="good"), pb.ModelInferRequest(model_name="nobody", id="bad")]
+    answers = list(stub.ModelStreamInfer(iter(requests)))
+    found = {answer.infer_response.id: answer for answer in answers}
+    assert found["good"].infer_response.outputs[0].name == "OUT"
+    assert "nobody" in found["bad"].error_message
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -274,10 +277,27 @@ async def test_loads_are_the_engines(worker: Serving) -> None:
     call.cancel()
 
 
+async def test_the_tokenizers_files_come_as_an_archive_with_its_hash(worker: Serving) -> None:
+    named = (("deepseek-model", "embed"),)
+    pieces = await items(worker.vllm.GetTokenizer(vllm.GetTokenizerRequest(), metadata=named))
+    content = b"".join(piece.data for piece in pieces)
+    assert [piece.sha256 for piece in pieces[:-1]] == [""] * (len(pieces) - 1)
+    assert pieces[-1].sha256 == hashlib.sha256(content).hexdigest()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == ["tokenizer.json"]
+        assert b"cat" in archive.read("tokenizer.json")
+
+
+async def test_a_model_without_a_tokenizer_says_so(worker: Serving) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await items(worker.vllm.GetTokenizer(vllm.GetTokenizerRequest()))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
 async def test_calls_that_are_not_offered_are_unimplemented(worker: Serving) -> None:
     connection: Any = grpc.aio.insecure_channel(worker.target)
     async with connection as channel:
-        for method in ("SubscribeKvEvents", "FlushCache", "GetTokenizer"):
+        for method in ("SubscribeKvEvents", "FlushCache", "StartProfile"):
             call = channel.unary_unary(f"/vllm.grpc.engine.VllmEngine/{method}")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(b"")

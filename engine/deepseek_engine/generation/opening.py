@@ -10,7 +10,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deepseek_api.errors import BundleError
+from deepseek_api.errors import BundleError, ErrorCode
 from deepseek_api.manifest import Variant
 from deepseek_api.vocabulary import Precision
 
@@ -43,6 +43,7 @@ def open_generator(
     folder = bundle.path(str(PurePosixPath(variant.graph).parent))
     dtype = _dtype(torch, variant.precision, device)
     if model.parallelism.processes > 1:
+        _refuse_adapters(model)
         decoder, generator = import_library(
             "deepseek_engine.generation.parallel.opening"
         ).open_sharded(
@@ -57,8 +58,14 @@ def open_generator(
     else:
         generators = import_library("deepseek_engine.generation.generator")
         weights = import_library("deepseek_engine.generation.weights")
-        decoder = weights.load_decoder(folder, device=device, dtype=dtype)
-        generator = generators.LocalGenerator(decoder, tokenizer, settings)
+        adapters = {adapter.name: Path(adapter.path) for adapter in model.adapters}
+        decoder = weights.load_decoder(folder, device=device, dtype=dtype, adapters=adapters)
+        generator = generators.LocalGenerator(
+            decoder,
+            tokenizer,
+            settings,
+            adapters={name: number for number, name in enumerate(adapters)},
+        )
     limits = decoder.limits
     blocks = generator.stats().blocks_total
     return OpenedGenerator(
@@ -72,9 +79,20 @@ def open_generator(
             max_tokens=settings.max_tokens,
             text=tokenizer is not None,
             chat=_has_template(bundle),
+            adapters=tuple(adapter.name for adapter in model.adapters),
         ),
         cache_bytes=blocks * decoder.bytes_per_block(settings.block_size),
     )
+
+
+def _refuse_adapters(model: ModelConfig) -> None:
+    if model.adapters:
+        raise BundleError(
+            f"The model '{model.name}' is divided over several processes and has adapters.",
+            code=ErrorCode.UNIMPLEMENTED,
+            hint="Leave 'parallelism' or 'adapters' out.",
+            reason="Unsupported",
+        )
 
 
 def _dtype(torch: Any, precision: str, device: str) -> Any:
