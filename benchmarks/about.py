@@ -32,7 +32,7 @@ Every subject gets the same token ids and the same number of threads, and a chec
 whose answer is not that of the fp32 graph.
 
 - *As served* is the engine inside the measured process: checks, queue, batching, pooling, norm.
-  *Back end alone* leaves all that out. Both run with `session.force_spinning_stop`.
+  *Back end alone* leaves all that out. Both run with the options named below.
 - *ONNX Runtime fp32* is a plain session of the exported graph; *ONNX Runtime int8* is the same
   graph after `quantize_dynamic` (int8, per channel, `reduce_range` on processors without VNNI).
   Both keep the library's default options but for the number of threads, so their threads may spin

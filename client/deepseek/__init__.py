@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from deepseek._client import Client
     from deepseek._engine import InferenceEngine
     from deepseek._fusion import deepseek_fuse
+    from deepseek._generating import Chunk, Sampling
     from deepseek._quantization import QuantizationMode, adaptive_quantization
     from deepseek._weights import block_quantize, dynamic_pruning
     from deepseek._wire import ModelMetadata, Result, TensorSpec
@@ -49,6 +50,7 @@ __all__ = [
     "AsyncClient",
     "BundleError",
     "CatalogError",
+    "Chunk",
     "Client",
     "ConfigurationError",
     "DeepseekError",
@@ -63,6 +65,7 @@ __all__ = [
     "QuantizationMode",
     "QueueFullError",
     "Result",
+    "Sampling",
     "SourceError",
     "TLSConfig",
     "TensorSpec",
@@ -76,11 +79,13 @@ __all__ = [
 
 _HOME = {
     "AsyncClient": "deepseek._aio",
+    "Chunk": "deepseek._generating",
     "Client": "deepseek._client",
     "InferenceEngine": "deepseek._engine",
     "ModelMetadata": "deepseek._wire",
     "QuantizationMode": "deepseek._quantization",
     "Result": "deepseek._wire",
+    "Sampling": "deepseek._generating",
     "TLSConfig": "deepseek._channel",
     "TensorSpec": "deepseek._wire",
     "adaptive_quantization": "deepseek._quantization",

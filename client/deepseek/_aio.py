@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import grpc.aio
 from deepseek_api.errors import EngineUnavailableError, InferenceError
@@ -26,6 +26,7 @@ from deepseek._calls import (
     top_k_parameters,
 )
 from deepseek._channel import TLSConfig, options, target_of, tls_of
+from deepseek._generating import TIMEOUT_S, Chunk, Sampling, chunk_of, stream_request
 from deepseek._rpc_errors import from_rpc_error
 from deepseek._tensors import Array
 from deepseek._wire import (
@@ -121,6 +122,43 @@ class AsyncClient:
             model, inputs, outputs=outputs, parameters=parameters, request_id=request_id
         )
         return result_of(await self._call(self._stub.ModelInfer, request, timeout))
+
+    async def generate(
+        self,
+        model: str,
+        prompt: str | Sequence[int],
+        *,
+        timeout: float = TIMEOUT_S,
+        request_id: str = "",
+        **sampling: Unpack[Sampling],
+    ) -> AsyncGenerator[Chunk, None]:
+        """Generate; the answer comes in parts. See :meth:`deepseek.Client.generate`."""
+        request = stream_request(model, prompt, sampling, request_id=request_id)
+
+        async def requests() -> AsyncIterator[pb.ModelInferRequest]:
+            yield request
+
+        call = self._stub.ModelStreamInfer(requests(), timeout=timeout)
+        try:
+            async for item in call:
+                yield chunk_of(item)
+        except grpc.aio.AioRpcError as error:
+            trailing = error.trailing_metadata() or ()
+            raise from_rpc_error(error, url=self.url, trailing=trailing) from None
+        finally:
+            call.cancel()
+
+    async def complete(
+        self,
+        model: str,
+        prompt: str | Sequence[int],
+        *,
+        timeout: float = TIMEOUT_S,
+        **sampling: Unpack[Sampling],
+    ) -> str:
+        """The whole text of an answer; see :meth:`generate`."""
+        parts = [c.text async for c in self.generate(model, prompt, timeout=timeout, **sampling)]
+        return "".join(parts)
 
     async def metadata(self, model: str, *, timeout: float | None = None) -> ModelMetadata:
         """Inputs, outputs and platform of a model."""

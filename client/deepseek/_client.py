@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 from deepseek_api.errors import EngineUnavailableError, InferenceError
@@ -27,6 +27,7 @@ from deepseek._calls import (
     top_k_parameters,
 )
 from deepseek._channel import TLSConfig, options, target_of, tls_of
+from deepseek._generating import TIMEOUT_S, Chunk, Sampling, chunk_of, stream_request
 from deepseek._rpc_errors import from_rpc_error
 from deepseek._tensors import Array
 from deepseek._wire import (
@@ -143,6 +144,48 @@ class Client:
             model, inputs, outputs=outputs, parameters=parameters, request_id=request_id
         )
         return result_of(self._call(self._stub.ModelInfer, request, timeout))
+
+    def generate(
+        self,
+        model: str,
+        prompt: str | Sequence[int],
+        *,
+        timeout: float = TIMEOUT_S,
+        request_id: str = "",
+        **sampling: Unpack[Sampling],
+    ) -> Iterator[Chunk]:
+        """Generate; the answer comes in parts as they are made.
+
+        Closing the iterator, or leaving its loop for good, ends the answer on the server.
+
+        Args:
+            model: name of a model that generates.
+            prompt: a text, or token numbers.
+            timeout: seconds that the whole answer may take.
+            request_id: comes back in errors and logs.
+            sampling: see :class:`deepseek.Sampling`; for example ``max_tokens=100``.
+        """
+        request = stream_request(model, prompt, sampling, request_id=request_id)
+        call: Any = self._stub.ModelStreamInfer(iter([request]), timeout=timeout)
+        try:
+            for item in call:
+                yield chunk_of(item)
+        except grpc.RpcError as error:
+            trailing = error.trailing_metadata() or ()
+            raise from_rpc_error(error, url=self.url, trailing=trailing) from None
+        finally:
+            call.cancel()
+
+    def complete(
+        self,
+        model: str,
+        prompt: str | Sequence[int],
+        *,
+        timeout: float = TIMEOUT_S,
+        **sampling: Unpack[Sampling],
+    ) -> str:
+        """The whole text of an answer; see :meth:`generate`."""
+        return "".join(c.text for c in self.generate(model, prompt, timeout=timeout, **sampling))
 
     def metadata(self, model: str, *, timeout: float | None = None) -> ModelMetadata:
         """Inputs, outputs and platform of a model."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy as np
 from deepseek_api.catalog import builtin_catalog
@@ -32,27 +32,27 @@ from deepseek_engine.messages import (
     DeviceStats,
     EngineConfig,
     InferenceRequest,
-    InferenceResponse,
     ModelConfig,
     ModelInfo,
     ModelState,
+    ParallelismConfig,
     Tensor,
 )
 
 from deepseek._calls import (
-    EMBEDDING_OUTPUT,
     IMAGE_INPUT,
-    LABEL_OUTPUT,
-    SCORE_OUTPUT,
     TEXT_INPUT,
     batches,
     image_bytes,
 )
+from deepseek._engine_answers import result_of, rows_of
+from deepseek._engine_generation import generate
+from deepseek._generating import Chunk, Sampling
 from deepseek._here import require_device
 from deepseek._locate import OnEvent, ensure_bundle, ignore, wanted_model
 from deepseek._loop import LoopThread
 from deepseek._resolve import check_available
-from deepseek._tensors import Array, decode, encode
+from deepseek._tensors import Array, encode
 from deepseek._wire import Inputs, Parameter, Result
 
 T = TypeVar("T")
@@ -207,6 +207,22 @@ class InferenceEngine:
             answers += self._call(self._batch(batch))
         return answers
 
+    def generate(
+        self, prompt: str | Sequence[int], **sampling: Unpack[Sampling]
+    ) -> Iterator[Chunk]:
+        """Generate; the answer comes in parts as they are made.
+
+        Closing the iterator ends the answer.
+
+        Args:
+            prompt: a text, or token numbers.
+            sampling: see :class:`deepseek.Sampling`; for example ``max_tokens=100``.
+
+        Raises:
+            InferenceError: the model does not generate, or the prompt or a setting is wrong.
+        """
+        return generate(self._engine, self._call, NAME, prompt, sampling)
+
     def set_auto_precision(
         self,
         threshold: float | None = 0.8,
@@ -240,6 +256,24 @@ class InferenceEngine:
                 threshold=threshold, resume=resume, dwell_s=dwell_s, precision=precision
             )
         self._call(self._engine.set_auto_precision(NAME, policy))
+
+    def enable_pipeline_parallel(self, num_stages: int = 2) -> None:
+        """Divide the model into stages, each in a process of its own with some of the layers.
+
+        This process is the first stage. Batches are cut, so that stages work at the same time. On
+        NVIDIA GPUs stage n computes on GPU n. A lost stage fails the batch that runs, with
+        UNAVAILABLE, and all stages are started again.
+
+        Args:
+            num_stages: how many; 1 puts the model together again.
+
+        Raises:
+            ConfigurationError: the number is out of range or above the model's layers, or the
+                model's variant is a graph for ONNX Runtime, which cannot be divided.
+            PrecisionError: the model's architecture or precision cannot be divided.
+            DeviceError: the stages do not fit in memory beside the present model.
+        """
+        self._call(self._engine.set_parallelism(NAME, ParallelismConfig(pipeline=num_stages)))
 
     def set_memory_pool(self, size: int = 2048, *, shared: bool = True) -> None:
         """Take memory for batches once, instead of from the system for every batch.
@@ -277,7 +311,7 @@ class InferenceEngine:
         else:
             raise _wrong_sample(f"arrays by name ({', '.join(s.name for s in self.info.inputs)})")
         rows = [self._infer({takes: part}, (), {}) for part in batches(values, self._max_rows)]
-        return [answer for result in await _together(rows) for answer in _rows_of(result)]
+        return [answer for result in await _together(rows) for answer in rows_of(result)]
 
     async def _arrays(self, sample: Mapping[str, Array]) -> dict[str, Array]:
         arrays = {name: np.asarray(value) for name, value in sample.items()}
@@ -299,7 +333,7 @@ class InferenceEngine:
         request = InferenceRequest(
             model=NAME, inputs=tensors, outputs=outputs, parameters=parameters
         )
-        return _result(await self._engine.infer(request))
+        return result_of(await self._engine.infer(request), NAME)
 
 
 async def _start(config: EngineConfig) -> Engine:
@@ -326,37 +360,6 @@ async def _together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-
-
-def _result(response: InferenceResponse) -> Result:
-    outputs = {t.name: decode(t.datatype, t.shape, memoryview(t.data)) for t in response.outputs}
-    timing = response.timing
-    parameters: dict[str, Parameter] = {
-        "variant": response.variant,
-        "precision": response.precision,
-        "queue_ms": timing.queue_ms,
-        "compute_ms": timing.compute_ms,
-        "batch_rows": timing.batch_rows,
-    }
-    if response.random_weights:
-        parameters["random_weights"] = True
-    return Result(outputs, parameters, NAME)
-
-
-def _rows_of(result: Result) -> list[Any]:
-    if EMBEDDING_OUTPUT in result.outputs:
-        return list(result.outputs[EMBEDDING_OUTPUT])
-    if LABEL_OUTPUT in result.outputs:
-        rows = zip(result.outputs[LABEL_OUTPUT], result.outputs[SCORE_OUTPUT], strict=True)
-        return [
-            [
-                (name.decode(errors="replace"), float(score))
-                for name, score in zip(*row, strict=True)
-            ]
-            for row in rows
-        ]
-    count = len(next(iter(result.outputs.values())))
-    return [{name: array[row] for name, array in result.outputs.items()} for row in range(count)]
 
 
 def _text(sample: Any) -> str:

@@ -19,12 +19,16 @@ from deepseek_api.allocation import allocate
 from deepseek_api.catalog import Catalog
 from deepseek_api.errors import ConfigurationError, DeepseekError, DeviceError, ErrorCode
 from deepseek_api.v1alpha1 import Model, ModelPipeline, Policy
+from deepseek_api.vocabulary import TaskName
 from deepseek_engine.messages import AutoPrecision, ModelConfig
 from deepseek_worker.config import WorkerConfig
 from deepseek_worker.fleet import ModelStatus
+from deepseek_worker.grpc_server import dial_address
 from deepseek_worker.worker import WorkerReport, run_worker
 
 from deepseek._auto_precision import read_policies
+from deepseek._gateway import Gateway, check_gateway
+from deepseek._generation import adapters_of, parallelism_of, settings_of
 from deepseek._here import port_is_free, require_device
 from deepseek._resolve import Wanted, check_precision, resolve
 
@@ -38,6 +42,7 @@ __all__ = [
     "check_ports",
     "device_shares",
     "local_models",
+    "openai_address",
     "serve",
 ]
 
@@ -76,6 +81,8 @@ class ServeOptions:
     seed: int = 0
     auto_precision: tuple[str, ...] = ()
     """``THRESHOLD`` or ``MODEL=THRESHOLD``; see `read_policies`."""
+    openai_port: int | None = None
+    """Port of OpenAI's HTTP interface; None: it is not served."""
 
 
 def local_models(
@@ -134,8 +141,10 @@ def _wanted(model: Model, catalog: Catalog, options: ServeOptions, *, twin: bool
             hint="Write 'device: cpu' for this model, or leave 'device' out.",
             reason=error.reason,
         ) from None
-    _refuse_sharding(model)
     source = model.source
+    entry = catalog.find(model.name) if source is None else None
+    _refuse_what_cannot_be(model, model.task or (entry.task if entry else ""))
+    settings_of(model), adapters_of(model)  # what is wrong with them is told before preparing
     check_precision(model.name, model.precision, device.kind)
     return resolve(
         model.name,
@@ -152,16 +161,18 @@ def _wanted(model: Model, catalog: Catalog, options: ServeOptions, *, twin: bool
     )
 
 
-def _refuse_sharding(model: Model) -> None:
-    if model.devices_per_replica > 1:
-        what, field = "is divided over several devices", "parallelism"
+def _refuse_what_cannot_be(model: Model, task: str) -> None:
+    if model.devices_per_replica > 1 and task != TaskName.GENERATE:
+        what = "is divided over several devices, which only models that generate can be"
+        hint = "Leave 'parallelism' out, or write 'task: generate' if it generates."
     elif model.quantization is not None:
-        what, field = "refines its quantization", "quantization"
+        what = "refines its quantization, which this release cannot do"
+        hint = "Leave 'quantization' out."
     else:
         return
     raise ConfigurationError(
-        f"The model '{model.name}' {what}, which this release cannot do.",
-        hint=f"Leave '{field}' out.",
+        f"The model '{model.name}' {what}.",
+        hint=hint,
         code=ErrorCode.UNIMPLEMENTED,
         reason="Unsupported",
     )
@@ -171,9 +182,12 @@ def check_ports(options: ServeOptions) -> None:
     """Find a port that is taken before minutes go into preparing models.
 
     Raises:
-        ConfigurationError: a port is in use or not a port.
+        ConfigurationError: a port is in use or not a port, or there is no gateway for --openai.
     """
     ports = {"--grpc-port": options.grpc_port, "--http-port": options.http_port}
+    if options.openai_port is not None:
+        check_gateway()
+        ports["--openai"] = options.openai_port
     for option, port in ports.items():
         if not 0 <= port <= 65535:
             raise ConfigurationError(f"{option} is {port}.", hint="A port is 0 to 65535.")
@@ -217,7 +231,33 @@ def serve(
         log_format=options.log_format,
         log_level=options.log_level,
     )
-    return run_worker(config, on_ready, on_loading=on_loading)
+    gateways: list[Gateway] = []
+
+    def ready(report: WorkerReport) -> None:
+        if openai_address(report, options):
+            gateway = Gateway(
+                worker=report.grpc_address,
+                host=options.host,
+                port=options.openai_port or 0,
+                log_level=options.log_level,
+            )
+            gateway.start()
+            gateways.append(gateway)
+        on_ready(report)
+
+    try:
+        return run_worker(config, ready, on_loading=on_loading)
+    finally:
+        for gateway in gateways:
+            gateway.stop()
+
+
+def openai_address(report: WorkerReport, options: ServeOptions) -> str:
+    """Where OpenAI's interface is served; empty when it is not, or no model would answer it."""
+    generating = any(s.info is not None and s.info.generation for s in report.models)
+    if options.openai_port is None or not generating:
+        return ""
+    return f"http://{dial_address(options.host, options.openai_port)}/v1"
 
 
 def _config(item: LocalModel, bundle: Path) -> ModelConfig:
@@ -231,6 +271,9 @@ def _config(item: LocalModel, bundle: Path) -> ModelConfig:
         weight=item.weight,
         device=model.device or "cpu",
         auto_precision=item.auto_precision,
+        generation=settings_of(model),
+        adapters=adapters_of(model),
+        parallelism=parallelism_of(model),
     )
     if batching is None:
         return config

@@ -119,7 +119,8 @@ def _from_path(
             reason="UnknownFormat",
         )
     folder = path if path.is_dir() else path.parent
-    if architecture is None and not (folder / "config.json").is_file():
+    tells_itself = path.suffix == ".gguf" or any(folder.glob("*.gguf"))
+    if architecture is None and not tells_itself and not (folder / "config.json").is_file():
         raise SourceError(
             f"'{path}' holds weights only: nothing says which architecture they belong to.",
             hint="Put the model's config.json beside them, or name the architecture or a model of "

@@ -71,8 +71,11 @@ Detail = Mapping[str, Any]
 Sentences = tuple[str, str | None]
 
 
+EACH: Final = "*"
+"""In a path: every item of a list."""
 _KEYED_LISTS: Final[tuple[tuple[Path, str], ...]] = (
     (("spec", "models"), "name"),
+    (("spec", "models", EACH, "adapters"), "name"),
     (("spec", "scheduler", "priorityRules"), "modelType"),
 )
 """Lists whose items must differ in one field, and that field."""
@@ -98,23 +101,36 @@ def findings(error: ValidationError, root: type[WireModel], value: object) -> li
 
 
 def _duplicates(value: object) -> Iterator[Finding]:
-    for path, key in _KEYED_LISTS:
-        first: dict[str, int] = {}
-        for index, item in enumerate(_items_at(value, path)):
-            word = item.get(key) if isinstance(item, dict) else None
-            if isinstance(word, str) and first.setdefault(word, index) != index:
-                yield Finding(
-                    (*path, index),
-                    f"{path[-1]}[{index}] has the {key} '{_shorten(word)}' of item {first[word]}.",
-                    f"Give each item its own {key}.",
-                    reason="InvalidValue",
-                )
+    for pattern, key in _KEYED_LISTS:
+        for path, items in _lists_at(value, pattern):
+            yield from _duplicates_in(items, path, key)
 
 
-def _items_at(value: object, path: Path) -> list[object]:
-    for part in path:
-        value = value.get(part) if isinstance(value, dict) else None
-    return value if isinstance(value, list) else []
+def _duplicates_in(items: list[object], path: Path, key: str) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, item in enumerate(items):
+        word = item.get(key) if isinstance(item, dict) else None
+        if isinstance(word, str) and first.setdefault(word, index) != index:
+            yield Finding(
+                (*path, index),
+                f"{path[-1]}[{index}] has the {key} '{_shorten(word)}' of item {first[word]}.",
+                f"Give each item its own {key}.",
+                reason="InvalidValue",
+            )
+
+
+def _lists_at(value: object, pattern: Path, path: Path = ()) -> Iterator[tuple[Path, list[object]]]:
+    """Every list at a path, and where it is."""
+    if not pattern:
+        if isinstance(value, list):
+            yield path, value
+        return
+    part, rest = pattern[0], pattern[1:]
+    if part == EACH:
+        for index, item in enumerate(value if isinstance(value, list) else ()):
+            yield from _lists_at(item, rest, (*path, index))
+    elif isinstance(value, dict):
+        yield from _lists_at(value.get(part), rest, (*path, part))
 
 
 def _is_echo(detail: Mapping[str, Any]) -> bool:

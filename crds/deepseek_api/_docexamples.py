@@ -53,6 +53,10 @@ digest: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     "Parallelism": "tensor: 2\npipeline: 1",
     "Resources": "requests: {cpu: 500m, memory: 1Gi}\nlimits: {memory: 2Gi}",
     "Batching": "maxBatchSize: 16\nlatencyTargetMs: 50\nmaxQueueSize: 256",
+    "Generation": "maxSequences: 32\nmaxTokens: 1024\nspeculative: {guesses: 4}",
+    "Speculative": "ngram: 3\nguesses: 4",
+    "Adapter": "name: support\nsource: {uri: pvc://models/adapters/support}",
+    "AdapterSource": "uri: pvc://models/adapters/support",
     "Autoscaling": """
 minReplicas: 1
 maxReplicas: 8

@@ -120,6 +120,15 @@ class BatchLane:
         self._show()
         return before
 
+    def replace(self, loaded: Loaded) -> Loaded:
+        """Let another copy compute from the next batch on; gives the one that was there.
+
+        What is prepared for one must fit the other: both are of one variant.
+        """
+        before, self.loaded = self.loaded, loaded
+        self._show()
+        return before
+
     def update(self, *, load: float, own: float, now: float) -> None:
         """Choose the copy for the next batch; see `Lane.update`."""
         if self.twin is None or not self.twin.switch.update(load=load, own=own, now=now):

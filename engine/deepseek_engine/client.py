@@ -18,7 +18,7 @@ from deepseek_engine.generation.requests import (
     SamplingParameters,
     TokenLogprob,
 )
-from deepseek_engine.generation.settings import GenerationSettings
+from deepseek_engine.generation.settings import AdapterConfig, GenerationSettings
 from deepseek_engine.generation.tensors import (
     generation_request,
     merged,
@@ -28,7 +28,6 @@ from deepseek_engine.generation.tensors import (
 from deepseek_engine.logs import json_formatter
 from deepseek_engine.messages import (
     DATATYPE_BYTES,
-    AdapterConfig,
     AutoPrecision,
     Buffer,
     DeviceStats,

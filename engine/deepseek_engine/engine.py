@@ -18,16 +18,22 @@ from pathlib import Path
 from typing import Self
 
 import msgspec
-from deepseek_api.errors import DeepseekError, EngineUnavailableError, PrecisionError
+from deepseek_api.errors import (
+    ConfigurationError,
+    DeepseekError,
+    EngineUnavailableError,
+    PrecisionError,
+)
 
 from deepseek_engine.admission import expired, loadable, stopping, waiting_info
-from deepseek_engine.batch_lane import BatchLane, Surroundings
+from deepseek_engine.batch_lane import BatchLane, Surroundings, Twin
 from deepseek_engine.copies import Copies
 from deepseek_engine.device import Device
 from deepseek_engine.generation.lane import GenerationLane
 from deepseek_engine.generation.loaded import LoadedGenerator
 from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
 from deepseek_engine.lanes import Lane
+from deepseek_engine.loading import Loaded
 from deepseek_engine.memories import Memories
 from deepseek_engine.messages import (
     AutoPrecision,
@@ -40,7 +46,9 @@ from deepseek_engine.messages import (
     ModelInfo,
     ModelState,
     ModelStats,
+    ParallelismConfig,
 )
+from deepseek_engine.pools import Buffers
 from deepseek_engine.validation import check_request
 
 __all__ = ["Engine"]
@@ -186,6 +194,50 @@ class Engine:
                 # On the device's thread, so that a batch that still runs on it ends first.
                 await device.call(present.loaded.backend.close)
 
+    async def set_parallelism(self, name: str, parallelism: ParallelismConfig) -> None:
+        """Divide a model over processes, or put it together again.
+
+        The divided model is opened and warmed beside the present one, which answers meanwhile and
+        is freed then. Answers that a model is generating fail, because its cache is a new one.
+
+        Args:
+            name: the model, which must be ready.
+            parallelism: over how many processes.
+
+        Raises:
+            ConfigurationError: the variant's back end cannot divide it, the model cannot be shared
+                by so many, or it has a lower-precision copy.
+            PrecisionError: this kind of variant cannot be divided.
+            DeviceError: it does not fit in memory beside the present one.
+            EngineUnavailableError: the model is still loading, or the engine stops.
+        """
+        async with self._changing:
+            lane = self._lookup(name)
+            model = msgspec.structs.replace(self._configs[name], parallelism=parallelism)
+            if model.parallelism == self._configs[name].parallelism:
+                return
+            device = self._devices[model.device]
+            if isinstance(lane, BatchLane) and lane.twin is not None:
+                raise ConfigurationError(
+                    f"The model '{name}' has a lower-precision copy, which is not divided.",
+                    hint="Turn the automatic precision off first.",
+                )
+            opened = await self._copies.open(
+                model,
+                device,
+                taken=self._taken_bytes(),
+                buffers=lane.loaded.buffers if isinstance(lane, BatchLane) else Buffers(),
+                progress=lambda stage, part: None,
+            )
+            self._configs[name] = model
+            if isinstance(lane, BatchLane) and not isinstance(opened, LoadedGenerator):
+                present = lane.replace(opened[0])
+                await device.call(present.backend.close)
+            else:
+                lane.stop()
+                self._put(model, opened)
+                await device.call(lane.close)
+
     async def set_memory_pool(self, size_mib: int, *, shared: bool = True) -> None:
         """Give every device that has models a memory pool; models go on answering.
 
@@ -292,6 +344,13 @@ class Engine:
             model, device, taken=self._taken_bytes(), buffers=buffers, progress=progress
         )
         await self._memories.after(model.device, device)
+        self._put(model, opened)
+
+    def _put(
+        self, model: ModelConfig, opened: tuple[Loaded, Twin | None] | LoadedGenerator
+    ) -> None:
+        """Let an opened model answer."""
+        device = self._devices[model.device]
         lane: Lane
         stats = self._stats[model.name]
         around = Surroundings(clock=self._clock, notify=device.notify, executor=self._pool)

@@ -167,6 +167,7 @@ def _verified(
         device=model.device,
         threads=threads,
         max_batch_size=model.max_batch_size,
+        parallelism=model.parallelism,
         settings=engine.options,
     )
 

@@ -19,7 +19,8 @@ from deepseek_api.errors import ConfigurationError
 
 from deepseek_engine.generation.interface import GeneratorStats
 from deepseek_engine.generation.requests import GenerationChunk, GenerationRequest
-from deepseek_engine.generation.settings import GenerationSettings
+from deepseek_engine.generation.settings import AdapterConfig, GenerationSettings
+from deepseek_engine.parallelism import ParallelismConfig
 
 Buffer = bytes | bytearray | memoryview
 
@@ -299,14 +300,6 @@ class AutoPrecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return self.resume if self.resume is not None else _RESUME_PART * self.threshold
 
 
-class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One LoRA adapter of a model."""
-
-    name: str
-    path: str
-    """Folder with the adapter's files in peft's format."""
-
-
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One model to serve."""
 
@@ -331,6 +324,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Of a model that generates; without effect on others."""
     adapters: tuple[AdapterConfig, ...] = ()
     """LoRA adapters that requests to a model that generates may choose."""
+    parallelism: ParallelismConfig = ParallelismConfig()
+    """How the model is divided."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,10 +101,18 @@ def _pad(matrix: torch.Tensor, multiple: int) -> torch.Tensor:
 
 def _to_words(nibbles: torch.Tensor) -> torch.Tensor:
     """Uint8 ``[N, 8 W]`` in [0, 15] -> int32 ``[N, W]``, on hosts with little-endian words."""
-    return (nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)).contiguous().view(torch.int32)
+    return _rows(nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)).view(torch.int32)
 
 
 def _nibbles(words: torch.Tensor) -> torch.Tensor:
     """Int32 ``[N, W]`` -> uint8 ``[N, 8 W]`` in [0, 15]."""
-    octets = words.contiguous().view(torch.uint8)
+    octets = _rows(words).view(torch.uint8)
     return torch.stack((octets & 15, octets >> 4), dim=-1).flatten(1)
+
+
+def _rows(matrix: torch.Tensor) -> torch.Tensor:
+    """The same with the strides of rows, without which torch reads no other width.
+
+    ``contiguous`` lets any stride of a dimension of one pass, as a transposed column has it.
+    """
+    return matrix.flatten().view(matrix.shape)

@@ -2,8 +2,7 @@
 
 Why it exists: kernels are tested, tuned and measured on weights that this makes, and it is the
 baseline that calibrated rounding has to beat. Calibration (GPTQ, AWQ, SmoothQuant, clipping) is
-the engine's. A row, group or block of zeros gets the scale 1; one whose scale would be denormal
-gets the smallest normal scale, because GPUs flush denormals.
+the engine's. Scales follow the rule of ``deepseek_kernels.rounding``.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ import torch
 
 from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.packing import pack_int4
+from deepseek_kernels.rounding import LIMITS, scale_of
 from deepseek_kernels.weights import BLOCK, QuantizedWeight, Scheme
 
 __all__ = ["FP8_MAX", "INT8_MAX", "quantize_weight", "require_finite"]
 
-INT8_MAX = 127.0
-FP8_MAX = 448.0
+INT8_MAX = LIMITS[torch.int8]
+FP8_MAX = LIMITS[torch.float8_e4m3fn]
 """Largest finite float8_e4m3fn."""
-_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 def quantize_weight(
@@ -44,11 +43,11 @@ def quantize_weight(
     require_finite("weight", weight)
     wide, shape = weight.detach().to(torch.float32), (weight.shape[0], weight.shape[1])
     if scheme == "int8":
-        scale = _scale(wide.abs().amax(1, keepdim=True), INT8_MAX)
+        scale = scale_of(wide.abs().amax(1, keepdim=True), INT8_MAX)
         data = torch.round(wide / scale).clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
         return QuantizedWeight("int8", data, scale, shape)
     if scheme == "fp8":
-        scale = _scale(wide.abs().amax(1, keepdim=True), FP8_MAX)
+        scale = scale_of(wide.abs().amax(1, keepdim=True), FP8_MAX)
         return QuantizedWeight("fp8", _to_fp8(wide / scale), scale, shape)
     if scheme == "fp8-block":
         return _fp8_blocks(wide, shape)
@@ -70,11 +69,6 @@ def require_finite(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def _scale(peak: torch.Tensor, largest: float) -> torch.Tensor:
-    scale = (peak / largest).clamp_(min=_SMALLEST)
-    return torch.where(peak > 0, scale, 1.0)
-
-
 def _to_fp8(scaled: torch.Tensor) -> torch.Tensor:
     return scaled.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
 
@@ -83,7 +77,7 @@ def _fp8_blocks(wide: torch.Tensor, shape: tuple[int, int]) -> QuantizedWeight:
     rows, columns = shape
     padded = torch.nn.functional.pad(wide, (0, -columns % BLOCK, 0, -rows % BLOCK))
     blocks = padded.view(-1, BLOCK, padded.shape[1] // BLOCK, BLOCK)
-    scale = _scale(blocks.abs().amax((1, 3)), FP8_MAX)
+    scale = scale_of(blocks.abs().amax((1, 3)), FP8_MAX)
     scaled = (blocks / scale[:, None, :, None]).flatten(2).flatten(0, 1)
     return QuantizedWeight("fp8-block", _to_fp8(scaled[:rows, :columns]), scale, shape)
 
@@ -100,10 +94,10 @@ def _int4(
     groups = wide.reshape(shape[0], -1, size)
     low, high = groups.amin(2).clamp_(max=0), groups.amax(2).clamp_(min=0)
     if symmetric:
-        scale, zero_point = _scale(torch.maximum(high / 7, -low / 8), 1.0), None
+        scale, zero_point = scale_of(torch.maximum(high / 7, -low / 8), 1.0), None
         offset = torch.zeros_like(scale)
     else:
-        scale = _scale(high - low, 15.0)
+        scale = scale_of(high / 2 - low / 2, 7.5)  # their difference may be infinite
         offset = (-8 - torch.round(low / scale)).clamp_(-8, 7)
         zero_point = offset.to(torch.int8)
     values = torch.round(groups / scale.unsqueeze(2)) + offset.unsqueeze(2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "ADAPTER_MOUNT",
     "APPLIED",
     "BUNDLE_MOUNT",
     "COMPONENT",
@@ -72,5 +73,7 @@ WORKER_CONTAINER: Final = "worker"
 """Name of the container that serves."""
 BUNDLE_MOUNT: Final = "/models"
 """Folder of bundles in a worker; a model's bundle lies in the subfolder of its name."""
+ADAPTER_MOUNT: Final = "/adapters"
+"""Folder of LoRA adapters in a worker; each lies in the subfolder of its name."""
 CONFIG_MOUNT: Final = "/etc/deepseek"
 """Folder of ``worker.json`` in a worker."""

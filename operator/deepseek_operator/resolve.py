@@ -44,7 +44,11 @@ class _Case:
     def task(self) -> str | None:
         if self.model.task is not None:
             return self.model.task
-        return self.entry.task if self.entry is not None else None
+        if self.entry is not None:
+            return self.entry.task
+        # Nothing else has these fields.
+        generates = self.model.generation is not None or self.model.adapters
+        return TaskName.GENERATE if generates else None
 
     @property
     def needs_torch(self) -> bool:
@@ -102,6 +106,7 @@ def _resolved(
         entry=entry,
         findings=(
             *_source_findings(case, catalog),
+            *_generation_findings(case),
             *_device_findings(case, gpus),
         ),
     )
@@ -170,6 +175,28 @@ def _scheme_findings(case: _Case, uri: str) -> Iterator[Finding]:
             "the operator's values name no torchImage for that. Prepare it beforehand and name "
             "the bundle (oci://REF or pvc://CLAIM/PATH), or set torchImage.",
         )
+
+
+def _generation_findings(case: _Case) -> Iterator[Finding]:
+    model, task = case.model, case.task
+    if task not in (None, TaskName.GENERATE):
+        for field in ("generation", "adapters"):
+            if getattr(model, field):
+                yield _degraded(
+                    case,
+                    ConditionReason.GENERATION_UNSUPPORTED,
+                    f"{field} of model '{model.name}' is set, but its task is {task}. Leave "
+                    f"{field} out, or name a model that generates.",
+                )
+    for adapter in model.adapters or ():
+        if adapter.source.uri.startswith("file://"):
+            yield _degraded(
+                case,
+                ConditionReason.SOURCE_UNAVAILABLE,
+                f"The adapter '{adapter.name}' of model '{model.name}' is a folder of one machine, "
+                "which replicas in a cluster do not have. Put it on a volume (pvc://CLAIM/PATH) or "
+                "into an image (oci://REF).",
+            )
 
 
 def _device_findings(case: _Case, gpus: int) -> Iterator[Finding]:

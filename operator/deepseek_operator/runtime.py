@@ -29,7 +29,7 @@ from deepseek_operator.observed import K8sObject
 from deepseek_operator.reconcile import Clock, Reconciler
 from deepseek_operator.workqueue import Outcome, WorkQueue, run_workers
 
-__all__ = ["Runtime", "resync_offset"]
+__all__ = ["Runtime", "resync_offset", "unanswered"]
 
 _log = logging.getLogger(__name__)
 RUN_LIMIT_S: Final = 300.0
@@ -117,8 +117,9 @@ class Runtime:
 
     def changed(self, body: Mapping[str, Any]) -> None:
         """An object changed, appeared or went: queue the pipeline that it matters to."""
-        if key := self.key_of(dict(body)):
-            self.queue.add(key)
+        item = dict(body)
+        if key := self.key_of(item):
+            self.queue.add(key, urgent=unanswered(item))
 
     def key_of(self, item: K8sObject) -> Key | None:
         """The pipeline that an object matters to, or None."""
@@ -158,6 +159,17 @@ class Runtime:
                     self.queue.add(key, after_s=resync_offset(key, period))
             self.liveness.resync_turned()
             await asyncio.sleep(wait)
+
+
+def unanswered(item: K8sObject) -> bool:
+    """Whether an object is a pipeline with a change that its status does not answer yet.
+
+    Somebody waits for it, while hundreds of pipelines that start may each report every pod.
+    """
+    if item.get("kind") != KIND:
+        return False
+    answered = (item.get("status") or {}).get("observedGeneration")
+    return bool(item["metadata"].get("generation") != answered)
 
 
 def resync_offset(key: Key, period_s: float) -> float:

@@ -2,7 +2,8 @@
 
 Why it exists: a reconcile depends on what is, not on what changed, so events only name a key. A
 key that is added again while it waits is still one run; while it runs, one more run follows; two
-runs of one key never overlap. `WorkQueue` is the bookkeeping, without tasks and with an injected
+runs of one key never overlap. What a person asked for goes before what the cluster reports, which
+must not wait for ever either. `WorkQueue` is the bookkeeping, without tasks and with an injected
 clock; `run_workers` drives it.
 """
 
@@ -34,6 +35,9 @@ class QueueSettings:
     """Longest wait after a failure."""
     jitter: float = 0.2
     """Waits after failures are longer or shorter by up to this share."""
+    head_start_s: float = 30.0
+    """An urgent key goes before others that became due up to so much earlier; with those that have
+    waited longer it takes turns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,38 +72,56 @@ class WorkQueue:
         self._settings = settings or QueueSettings()
         self._rng = rng or random.SystemRandom()
         self._due: dict[Key, float] = {}
-        # Entries whose time differs from `_due` are out of date and skipped.
+        self._urgent: set[Key] = set()
+        # Entries whose time or urgency differs from `_due` and `_urgent` are skipped.
+        self._urgent_heap: list[tuple[float, Key]] = []
         self._heap: list[tuple[float, Key]] = []
         self._busy: dict[Key, float] = {}
         self._again: dict[Key, float] = {}
+        self._urgent_again: set[Key] = set()
+        self._last_was_urgent = False
         self._failures: dict[Key, int] = {}
         self._not_before: dict[Key, float] = {}
         self._moved = clock()
         self._wake = asyncio.Event()
 
-    def add(self, key: Key, *, after_s: float = 0.0) -> None:
-        """Ask for a run of this key, at the latest after so many seconds."""
+    def add(self, key: Key, *, after_s: float = 0.0, urgent: bool = False) -> None:
+        """Ask for a run of this key, at the latest after so many seconds.
+
+        Args:
+            key: what to run.
+            after_s: seconds.
+            urgent: whether it goes before keys that are not.
+        """
         due = self._clock() + after_s
         if key in self._busy:
             self._again[key] = min(due, self._again.get(key, due))
+            if urgent:
+                self._urgent_again.add(key)
             return
-        due = max(due, self._not_before.get(key, due))
-        if due >= self._due.get(key, float("inf")):
+        due = min(max(due, self._not_before.get(key, due)), self._due.get(key, float("inf")))
+        urgent = urgent or key in self._urgent
+        if due == self._due.get(key) and urgent == (key in self._urgent):
             return
         if not self._due and not self._busy:
             self._moved = max(self._moved, due)
         self._due[key] = due
-        heapq.heappush(self._heap, (due, key))
+        if urgent:
+            self._urgent.add(key)
+        heapq.heappush(self._urgent_heap if urgent else self._heap, (due, key))
         self._wake.set()
 
     def take(self) -> Key | None:
         """A key whose time has come, which now counts as running; None: there is none."""
         now = self._clock()
         self._drop_stale()
-        if not self._heap or self._heap[0][0] > now:
+        heap = self._first(now)
+        if not heap or heap[0][0] > now:
             return None
-        due, key = heapq.heappop(self._heap)
+        due, key = heapq.heappop(heap)
         del self._due[key]
+        self._last_was_urgent = heap is self._urgent_heap
+        self._urgent.discard(key)
         self._not_before.pop(key, None)
         self._busy[key] = due
         return key
@@ -110,6 +132,8 @@ class WorkQueue:
         del self._busy[key]
         self._moved = now
         waits = [self._again.pop(key) - now] if key in self._again else []
+        urgent = key in self._urgent_again
+        self._urgent_again.discard(key)
         if outcome.requeue_after_s is not None:
             waits.append(outcome.requeue_after_s)
         if outcome.failed:
@@ -118,7 +142,7 @@ class WorkQueue:
             self._failures.pop(key, None)
         self._not_before[key] = now + max(self._settings.debounce_s, outcome.hold_s or 0.0)
         if waits:
-            self.add(key, after_s=max(min(waits), 0.0))
+            self.add(key, after_s=max(min(waits), 0.0), urgent=urgent)
         elif len(self._not_before) > 10_000:
             self._not_before = {k: t for k, t in self._not_before.items() if t > now}
         self._wake.set()
@@ -126,7 +150,7 @@ class WorkQueue:
     def next_due(self) -> float | None:
         """When the next waiting key is due; None: nothing waits."""
         self._drop_stale()
-        return self._heap[0][0] if self._heap else None
+        return min((heap[0][0] for heap in (self._urgent_heap, self._heap) if heap), default=None)
 
     def depth(self) -> int:
         """Keys that are due and wait for a worker."""
@@ -177,9 +201,23 @@ class WorkQueue:
         wait = min(settings.backoff_s * 2.0 ** min(failures, 30), settings.backoff_limit_s)
         return wait * (1 + self._rng.uniform(-settings.jitter, settings.jitter))
 
+    def _first(self, now: float) -> list[tuple[float, Key]]:
+        """The heap whose first key is taken next."""
+        urgent, others = self._urgent_heap, self._heap
+        if not urgent or urgent[0][0] > now:
+            return others
+        overdue = others and others[0][0] < urgent[0][0] - self._settings.head_start_s
+        # Not all that are overdue come first: a storm leaves hundreds of them behind.
+        return others if overdue and self._last_was_urgent else urgent
+
     def _drop_stale(self) -> None:
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
+        for heap, urgent in ((self._urgent_heap, True), (self._heap, False)):
+            while heap and not self._is_current(heap[0], urgent=urgent):
+                heapq.heappop(heap)
+
+    def _is_current(self, entry: tuple[float, Key], *, urgent: bool) -> bool:
+        due, key = entry
+        return self._due.get(key) == due and (key in self._urgent) == urgent
 
 
 async def run_workers(

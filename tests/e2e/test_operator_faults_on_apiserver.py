@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from deepseek_operator.observed import CHILD_KINDS
 from deepseek_operator.resources import RESOURCES, WATCHED_KINDS
 
 from tests.support.apiserver import ApiServer, binaries
+from tests.support.faulty_api import FaultyApi
 from tests.support.operator_process import OperatorProcess
 from tests.support.pipelines_on_api import (
     Namespace,
@@ -26,6 +28,11 @@ from tests.support.worker import until
 
 PROGRAMS = binaries()
 OUTAGE_S = 60.0
+CHILDREN = (
+    *("ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "Service"),
+    "ServiceAccount",
+)
+"""Of a pipeline with one model and two replicas."""
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(180),
@@ -121,6 +128,76 @@ def test_an_operator_that_may_not_watch_a_kind_is_not_healthy(
     with OperatorProcess(user, tmp_path, {**settings, "namespaces": [namespace.name]}) as process:
         until(lambda: process.health() == 500, timeout_s=60, what="a failing probe")
         until(lambda: "pods" in process.text, what="the reason in the log")
+
+
+def is_told(namespace: Namespace, name: str) -> bool:
+    """Whether status speaks of the newest generation, and of nothing that was refused."""
+    found = namespace.get("ModelPipeline", name) or {}
+    told = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+    return told and namespace.condition(name, "ChildRejected").get("status") != "True"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("code", [409, 429, 500, 503])
+def test_faults_of_the_api_server_delay_a_pipeline_and_lose_nothing(
+    code: int, api: ApiServer, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    namespace = make_namespace(api)
+
+    # By chance, so that no rhythm of the requests decides which one meets a fault.
+    chance = random.Random(code)
+
+    def a_fifth_of_the_writes(method: str, path: str, number: int) -> int | None:
+        return code if method in {"PATCH", "POST"} and chance.random() < 1 / 5 else None
+
+    with (
+        FaultyApi(api, tmp_path, a_fifth_of_the_writes) as faulty,
+        OperatorProcess(
+            faulty.kubeconfig, tmp_path, {**settings, "namespaces": [namespace.name]}
+        ) as process,
+    ):
+        process.wait_healthy()
+        names = [f"p{number}" for number in range(4)]
+        for name in names:
+            namespace.put(pipeline(name))
+        until(
+            lambda: all(namespace.get("Deployment", f"{name}-m") for name in names),
+            timeout_s=120,
+            what="the Deployments",
+        )
+        until(lambda: all(is_told(namespace, name) for name in names), timeout_s=120, what="status")
+        # A conflict is tried again and not told, so the last child may come after the status.
+        until(
+            lambda: {len(namespace.children(name)) for name in names} == {len(CHILDREN)},
+            timeout_s=120,
+            what=f"the {len(CHILDREN)} children of each",
+        )
+        assert faulty.given[code] >= 4
+        assert process.health() == 200
+        # What a fault delayed is repaired like anything else.
+        namespace.api.delete(namespace.path("Service", "p0-m"))
+        namespace.wait("Service", "p0-m", timeout_s=120)
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_lists_and_watches_that_fail_at_first_are_opened_again(
+    code: int, api: ApiServer, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    namespace = make_namespace(api)
+
+    def the_first_reads(method: str, path: str, number: int) -> int | None:
+        return code if method == "GET" and f"/{namespace.name}/" in path and number < 40 else None
+
+    with (
+        FaultyApi(api, tmp_path, the_first_reads) as faulty,
+        OperatorProcess(
+            faulty.kubeconfig, tmp_path, {**settings, "namespaces": [namespace.name]}
+        ) as process,
+    ):
+        namespace.put(pipeline())
+        namespace.wait("Deployment", "p-m", timeout_s=60)
+        process.wait_healthy()
+        assert faulty.given[code] >= 4
 
 
 def test_without_the_kind_the_operator_ends_with_a_sentence(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.conftest import manifest
 from tests.e2e.operator_release import Release
+from tests.support import watch_cut
 from tests.support.cluster import Space, Wire, eventually
 from tests.support.cluster_images import Bundle
 from tests.support.cluster_probe import percentile
@@ -125,6 +126,29 @@ def test_a_changed_child_is_put_right(
         f"changed {kind}: put right p50 {percentile(times, 50):.2f} s, p99 "
         f"{percentile(times, 99):.2f} s ({len(times)} changes)"
     )
+
+
+def test_what_was_deleted_while_the_watches_were_cut_comes_back(
+    space: Space, release: Release, figures: Callable[[str], None]
+) -> None:
+    if not watch_cut.server_is_a_process():
+        pytest.skip("the API server of kind has a network of its own [kind]")
+    times = []
+    for kind in KINDS:
+        space.wait_ready(NAME)
+        [item, *_] = children(space, kind)
+        [pod] = release.pods()
+        with watch_cut.cut_off(pod["status"]["podIP"]):
+            space.delete(kind, item["metadata"]["name"])
+        ended = time.monotonic()
+        eventually(
+            functools.partial(as_before, space, item, but=item["metadata"]["uid"]),
+            timeout_s=GUARD_S,
+            what=f"{kind} did not come back after its watch was cut",
+            every_s=0.02,
+        )
+        times.append(time.monotonic() - ended)
+    figures(f"deleted behind cut watches: restored in at most {max(times):.1f} s (<= 10)")
 
 
 def test_a_changed_pod_template_is_put_right(space: Space, figures: Callable[[str], None]) -> None:

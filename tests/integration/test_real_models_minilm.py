@@ -159,7 +159,9 @@ def test_an_answer_does_not_depend_on_its_batch(
         np.testing.assert_allclose(together[row], vector[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["int8-avx2", "int8-vnni"])
+@pytest.mark.parametrize(
+    "name", ["int8-avx2", "int8-vnni", "int8-guarded-avx2", "int8-guarded-vnni"]
+)
 def test_int8_tensors_take_at_most_27_percent_of_fp32(name: str, minilm_bundle: OpenBundle) -> None:
     fp32 = minilm_bundle.manifest.variant("fp32")
     variant = minilm_bundle.manifest.variant(name)

@@ -90,6 +90,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "gpt2",
         {"vocab_size": 97, "n_embd": 36, "n_head": 3, "n_layer": 2, "n_positions": 256},
     ),
+    "deepseek": ("deepseek_v3", DEEPSEEK),
+    "deepseek, yarn, plain queries, pairs apart": (
+        "deepseek_v3",
+        {
+            **DEEPSEEK, "q_lora_rank": None, "rope_interleave": False,
+            "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.8},
+        },
+    ),
 }  # fmt: skip
 """Model type and arguments of transformers' configuration, by what is special."""
 

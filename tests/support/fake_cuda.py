@@ -49,6 +49,7 @@ class FakeCuda:
         self.emptied = 0
         self.capturing: FakeGraph | None = None
         self.graphs: list[FakeGraph] = []
+        self.capture_modes: list[str] = []
 
     def is_available(self) -> bool:
         return True
@@ -73,7 +74,10 @@ class FakeCuda:
         return self.graphs[-1]
 
     @contextlib.contextmanager
-    def graph(self, graph: FakeGraph, pool: object = None) -> Iterator[None]:
+    def graph(
+        self, graph: FakeGraph, pool: object = None, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
+        self.capture_modes.append(capture_error_mode)
         self.capturing = graph
         try:
             yield

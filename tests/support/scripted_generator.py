@@ -40,7 +40,7 @@ class Script:
     """What the next steps raise."""
     steps: int = 0
     prepared: list[threading.Thread] = field(default_factory=list)
-    """Where requests were prepared."""
+    """Threads on which constraints were prepared."""
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -65,6 +65,9 @@ class ScriptedGenerator:
 
     def prepare(self, request: GenerationRequest) -> None:
         self.script.prepared.append(threading.current_thread())
+        constraint = request.sampling.constraint
+        if constraint is not None and constraint.definition == "(":
+            raise _invalid("The expression '(' is not complete.")
 
     def add(self, sequence: int, request: GenerationRequest, prompt: Sequence[int]) -> None:
         if not prompt:

@@ -13,11 +13,23 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from deepseek_api.errors import DeepseekError
+
+from deploy.cluster import control
 from deploy.cluster.layout import NETWORK, PORTS
 
-__all__ = ["cut_off", "remains"]
+__all__ = ["cut_off", "remains", "server_is_a_process"]
 
 _MARK: Final = "deepseek-test-cut"
+
+
+def server_is_a_process() -> bool:
+    """Whether the API server is a process of this machine, which can be ended and cut off."""
+    try:
+        control.component_names()
+    except DeepseekError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

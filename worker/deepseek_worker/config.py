@@ -75,6 +75,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Time that running requests have to finish after a signal to stop."""
     default_deadline_s: float = 60.0
     """Deadline of requests that bring none."""
+    stream_deadline_s: float = 600.0
+    """The same, of requests to models that generate."""
     probe_timeout_s: float = 60.0
     """Time that the inference which proves readiness may take."""
     limits: Limits = Limits()
@@ -118,7 +120,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigurationError(
                 f"grpc_port and http_port are both {self.grpc_port}.", hint="Give them two ports."
             )
-        for field in ("drain_s", "default_deadline_s", "probe_timeout_s"):
+        for field in ("drain_s", "default_deadline_s", "stream_deadline_s", "probe_timeout_s"):
             if getattr(self, field) < 0:
                 raise ConfigurationError(f"{field} is {getattr(self, field)}: it is a duration.")
         if self.memory_pool_mib < 0:

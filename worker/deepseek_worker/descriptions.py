@@ -56,7 +56,10 @@ def model_config(info: ModelInfo) -> pb.ModelConfig:
         config.input.add(name=spec.name, data_type=_data_type(spec), dims=spec.shape[first:])
     for spec in info.outputs:
         config.output.add(name=spec.name, data_type=_data_type(spec), dims=spec.shape[first:])
-    config.dynamic_batching.SetInParent()
+    if info.generation is None:
+        config.dynamic_batching.SetInParent()
+    # Whether a request may get several answers, which are then read from a stream.
+    config.model_transaction_policy.decoupled = info.generation is not None
     shown = {
         "task": info.task,
         "precision": info.precision,

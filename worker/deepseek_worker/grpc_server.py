@@ -10,7 +10,7 @@ import socket
 
 import grpc.aio
 from deepseek_api.errors import ConfigurationError
-from deepseek_protos import inference_pb2_grpc
+from deepseek_protos import inference_pb2_grpc, vllm_engine_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from deepseek_worker.config import Limits
@@ -22,11 +22,24 @@ __all__ = ["bind", "build_server", "check_port", "dial_address", "port_error"]
 
 
 def build_server(
-    service: inference_pb2_grpc.GRPCInferenceServiceServicer, health: Health, *, limits: Limits
+    service: inference_pb2_grpc.GRPCInferenceServiceServicer,
+    health: Health,
+    *,
+    limits: Limits,
+    vllm: vllm_engine_pb2_grpc.VllmEngineServicer | None = None,
 ) -> grpc.aio.Server:
-    """A server with inference, health and reflection that is not bound yet."""
+    """A server with inference, health and reflection that is not bound yet.
+
+    Args:
+        service: answers the Open Inference Protocol.
+        health: answers ``grpc.health.v1``.
+        limits: of messages and connections.
+        vllm: answers gateways; None: they are not answered.
+    """
     server = grpc.aio.server(interceptors=[StatusInterceptor()], options=_options(limits))
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+    if vllm is not None:
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(vllm, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     add_reflection(server)
     return server

@@ -7,6 +7,7 @@ sentence, and an unforeseen error only as an id that the log explains.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -114,11 +115,14 @@ def _unary(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
     return call
 
 
-def _streaming(inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+def _streaming(inner: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for item in inner(_checked(request), context):
-                yield item
+            # Closed here and now when the client goes: what runs for it must not wait for the
+            # interpreter to notice.
+            async with contextlib.aclosing(inner(_checked(request), context)) as items:
+                async for item in items:
+                    yield item
         except Exception as error:
             await _abort(context, error)
 

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from deepseek_worker.device_metrics import device_families, precision_families
 from deepseek_worker.fleet import Fleet, ModelStatus, Phase
+from deepseek_worker.generation_metrics import generation_families
 
 __all__ = ["Metrics", "Series", "WorkerCollector", "resident_bytes"]
 
@@ -32,6 +33,11 @@ _SECONDS = (
 )  # fmt: skip
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MODEL = ("model",)
+
+
+_TOKEN_SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
 
 
 class Series(NamedTuple):
@@ -82,6 +88,21 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.first_token_seconds = Histogram(
+            "deepseek_time_to_first_token_seconds",
+            "Time from a request to the first token of its answer.",
+            _MODEL,
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.inter_token_seconds = Histogram(
+            "deepseek_inter_token_seconds",
+            "Time between tokens of an answer; those that came together share it.",
+            _MODEL,
+            buckets=_TOKEN_SECONDS,
+            registry=self.registry,
+        )
+
         self._answered: dict[tuple[str, str, str, str], Counter] = {}
         self._series: dict[tuple[str, str], Series] = {}
 
@@ -95,6 +116,16 @@ class Metrics:
         if counter is None:
             counter = self._answered[key] = self.requests.labels(*key)
         counter.inc()
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """Note when the first token of an answer came."""
+        self.first_token_seconds.labels(model).observe(seconds)
+
+    def between_tokens(self, model: str, seconds: float, tokens: int) -> None:
+        """Note that so many tokens came after so many seconds."""
+        histogram = self.inter_token_seconds.labels(model)
+        for _ in range(tokens):
+            histogram.observe(seconds / tokens)
 
     def series(self, model: str, precision: str) -> Series:
         """The times of a model's requests."""
@@ -147,6 +178,7 @@ class WorkerCollector(Collector):
         stats = self._stats()
         yield from self._engine_families(stats)
         yield from precision_families(stats)
+        yield from generation_families(stats)
         yield from device_families(self._devices())
         restarts = CounterMetricFamily(
             "deepseek_engine_restarts", "How often the engine process was restarted."

@@ -16,6 +16,7 @@ from deepseek_engine.client import ModelInfo
 from deepseek_protos import inference_pb2 as pb
 from deepseek_protos import inference_pb2_grpc
 
+from deepseek_worker.encoding import set_parameter
 from deepseek_worker.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def probe_request(info: ModelInfo) -> pb.ModelInferRequest:
     """The small valid request that the engine names for a model."""
     request = pb.ModelInferRequest(model_name=info.name, id="readiness")
     request.parameters["priority"].int64_param = 1
+    for name, value in info.probe_parameters.items():
+        set_parameter(request.parameters[name], value)
     for tensor in info.probe:
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         request.raw_input_contents.append(tensor.data)

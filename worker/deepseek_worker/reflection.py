@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import grpc
 import grpc.aio
-from deepseek_protos import inference_pb2
+from deepseek_protos import inference_pb2, vllm_engine_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health_pb2
@@ -21,9 +21,11 @@ __all__ = ["SERVICES", "add_reflection"]
 _V1ALPHA = "grpc.reflection.v1alpha"
 _V1 = "grpc.reflection.v1"
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
+VLLM_SERVICE = "vllm.grpc.engine.VllmEngine"
 HEALTH_SERVICE = "grpc.health.v1.Health"
 SERVICES = (
     INFERENCE_SERVICE,
+    VLLM_SERVICE,
     HEALTH_SERVICE,
     f"{_V1}.ServerReflection",
     f"{_V1ALPHA}.ServerReflection",
@@ -52,7 +54,12 @@ def add_reflection(server: grpc.aio.Server) -> None:
 def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     added: set[str] = set()
-    for file in (inference_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+    for file in (
+        inference_pb2.DESCRIPTOR,
+        vllm_engine_pb2.DESCRIPTOR,
+        health_pb2.DESCRIPTOR,
+        reflection_pb2.DESCRIPTOR,
+    ):
         _add(pool, file, added)
     pool.Add(_v1_file())
     return pool

@@ -20,6 +20,8 @@ from typing import Any
 
 from deepseek_engine.client import Heartbeat, RemoteEngine, report_end, reports_its_end
 
+from deepseek_worker.answering import Answering
+from deepseek_worker.calls import Ledger
 from deepseek_worker.config import WorkerConfig
 from deepseek_worker.container import Cause, engine_cause, termination_cause
 from deepseek_worker.drain import Drain
@@ -31,9 +33,10 @@ from deepseek_worker.logs import configure_logging
 from deepseek_worker.metrics import Metrics, WorkerCollector
 from deepseek_worker.oip import InferenceService
 from deepseek_worker.readiness import Prober
-from deepseek_worker.reflection import INFERENCE_SERVICE
+from deepseek_worker.reflection import INFERENCE_SERVICE, VLLM_SERVICE
 from deepseek_worker.statistics import Statistics
 from deepseek_worker.supervisor import MAX_FAILED_STARTS, Supervisor
+from deepseek_worker.vllm import VllmService
 
 __all__ = ["Worker", "WorkerReport", "run_worker"]
 
@@ -234,7 +237,7 @@ class Worker:
         statuses = self._fleet.statuses()
         ready = self._fleet.ready()
         self._health.update(
-            {"": ready, INFERENCE_SERVICE: ready}
+            {"": ready, INFERENCE_SERVICE: ready, VLLM_SERVICE: ready}
             | {status.name: status.phase == "READY" for status in statuses}
         )
         if not self._fleet.settled():
@@ -268,17 +271,33 @@ class Worker:
 
     def _build_grpc(self) -> Any:
         config = self._config
-        service = InferenceService(
-            engine=self._engine,
+        ledger = Ledger(
             fleet=self._fleet,
             drain=self._drain,
             metrics=self._metrics,
             statistics=self._statistics,
+        )
+        answering = Answering(
+            engine=self._engine,
+            fleet=self._fleet,
+            ledger=ledger,
             limits=config.limits,
             default_deadline_s=config.default_deadline_s,
+            stream_deadline_s=config.stream_deadline_s,
+        )
+        inference = InferenceService(
+            answering=answering,
+            drain=self._drain,
+            statistics=self._statistics,
             version=_version(),
         )
-        return build_server(service, self._health, limits=config.limits)
+        vllm = VllmService(
+            answering,
+            bundles={model.name: model.bundle for model in config.models},
+            limits=config.limits,
+            version=_version(),
+        )
+        return build_server(inference, self._health, limits=config.limits, vllm=vllm)
 
     def _build_http(self) -> HttpServer:
         self._metrics.registry.register(

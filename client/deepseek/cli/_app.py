@@ -39,6 +39,7 @@ ORDER = (
     "quantize",
     "serve",
     "infer",
+    "generate",
     "explain",
     "rollout",
     "cache",

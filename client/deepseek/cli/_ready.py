@@ -84,8 +84,13 @@ class Announcement:
         self._weights = {item.model.name: item.weight for item in models}
         self.all_failed = False
 
-    def __call__(self, report: WorkerReport) -> None:
-        """Print what is served, and how to call it."""
+    def __call__(self, report: WorkerReport, *, openai: str = "") -> None:
+        """Print what is served, and how to call it.
+
+        Args:
+            report: of the worker.
+            openai: address of OpenAI's interface; empty: it is not served.
+        """
         rows = []
         for status in report.models:
             info = status.info
@@ -116,15 +121,20 @@ class Announcement:
             # The worker owns the loop; its own way to stop is the signal.
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        _show_addresses(report)
+        _show_addresses(report, openai)
 
 
-def _show_addresses(report: WorkerReport) -> None:
+def _show_addresses(report: WorkerReport, openai: str) -> None:
     say()
     say(f"gRPC on {report.grpc_address}, health and metrics on http://{report.http_address}")
+    if openai:
+        say(f"OpenAI's interface on {openai}")
     say("Call it from another terminal:")
     for status in report.models:
         if status.message or status.info is None:
+            continue
+        if status.info.task == "generate":
+            say(f"  deepseek generate --url {report.grpc_address} {status.name} 'Once upon a time'")
             continue
         rest = _EXAMPLES.get(status.info.task, "--json request.json")
         say(f"  deepseek infer --url {report.grpc_address} --model {status.name} {rest}")

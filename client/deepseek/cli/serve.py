@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from deepseek_api.catalog import Catalog
 from deepseek_api.errors import ConfigurationError
 from deepseek_api.suggest import did_you_mean
 from deepseek_api.v1alpha1 import ModelPipeline
+from typer.core import TyperCommand
 
 from deepseek.cli._app import app
 from deepseek.cli._catalog import CatalogOption, read_catalog
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from deepseek._local import LocalModel, WorkerReport
 
 TERMINATED = 128 + signal.SIGTERM
+OPENAI_PORT = 8000
+"""Port of OpenAI's interface when none is given."""
 
 
 class LogLevel(enum.StrEnum):
@@ -47,7 +50,21 @@ class LogFormat(enum.StrEnum):
     TEXT = "text"
 
 
-@app.command(epilog="Example: deepseek serve -f examples/quickstart.yaml")
+class ServeCommand(TyperCommand):
+    """Lets ``--openai`` stand without a port."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; the port of a bare ``--openai`` is filled in."""
+        filled = []
+        for place, argument in enumerate(args):
+            filled.append(argument)
+            following = args[place + 1 : place + 2]
+            if argument == "--openai" and not (following and following[0].isdecimal()):
+                filled.append(str(OPENAI_PORT))
+        return super().parse_args(ctx, filled)
+
+
+@app.command(cls=ServeCommand, epilog="Example: deepseek serve -f examples/quickstart.yaml")
 def serve(
     file: FileOption = None,
     pipeline: Annotated[
@@ -68,6 +85,14 @@ def serve(
             help="Lower the precision while the device is busier than this share, such as 0.8; "
             "MODEL=0.8 for one model. May be repeated.",
             metavar="[MODEL=]SHARE",
+        ),
+    ] = None,
+    openai: Annotated[
+        int | None,
+        typer.Option(
+            help="Also serve OpenAI's HTTP interface for the first model that generates, through "
+            f"the gateway 'smg'; without a port on {OPENAI_PORT}.",
+            metavar="[PORT]",
         ),
     ] = None,
     catalog: CatalogOption = None,
@@ -97,6 +122,7 @@ def serve(
             random_weights=weights is Weights.RANDOM,
             seed=seed,
             auto_precision=tuple(auto_precision or ()),
+            openai_port=openai,
         )
         models, errors = _local.local_models(chosen, catalog=known, options=options)
         if errors:
@@ -110,7 +136,7 @@ def serve(
 
         def on_ready(report: WorkerReport) -> None:
             progress.end()
-            announce(report)
+            announce(report, openai=_local.openai_address(report, options))
 
         code = _local.serve(
             models, bundles, options=options, on_ready=on_ready, on_loading=progress.show

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from deepseek_api.v1alpha1.autoscaling import Autoscaling, Metric, MetricType
 from deepseek_api.v1alpha1.conditions import ConditionReason, ConditionStatus, ConditionType
+from deepseek_api.v1alpha1.generation import (
+    Adapter,
+    AdapterSource,
+    Generation,
+    Speculative,
+)
 from deepseek_api.v1alpha1.metadata import ObjectMeta
 from deepseek_api.v1alpha1.model import (
     Batching,
@@ -38,6 +44,8 @@ __all__ = [
     "GROUP",
     "KIND",
     "VERSION",
+    "Adapter",
+    "AdapterSource",
     "AllocationStatus",
     "Autoscaling",
     "Batching",
@@ -46,6 +54,7 @@ __all__ = [
     "ConditionReason",
     "ConditionStatus",
     "ConditionType",
+    "Generation",
     "KvCacheFormat",
     "Metric",
     "MetricType",
@@ -65,4 +74,5 @@ __all__ = [
     "RolloutStrategy",
     "Scheduler",
     "Source",
+    "Speculative",
 ]

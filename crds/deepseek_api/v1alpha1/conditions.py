@@ -99,6 +99,8 @@ class ConditionReason(enum.StrEnum):
     """Degraded: the source has random weights and the operator's values do not allow them."""
     RAW_SOURCE_UNSUPPORTED = "RawSourceUnsupported"
     """Degraded: the source must be prepared and the operator's values name no image for that."""
+    GENERATION_UNSUPPORTED = "GenerationUnsupported"
+    """Degraded: ``generation`` or ``adapters`` are set for a model that does not generate."""
     SPEC_INVALID = "SpecInvalid"
     """Degraded: the operator cannot read the spec; what runs is left as it is."""
     FLOORS_FIT = "FloorsFit"

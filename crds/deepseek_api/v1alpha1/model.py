@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from deepseek_api.base import Int, WireModel
 from deepseek_api.v1alpha1.autoscaling import Autoscaling
@@ -23,7 +23,10 @@ from deepseek_api.v1alpha1.fields import (
     ReplicaCount,
     ShortText,
     Task,
+    list_map,
+    unique_by,
 )
+from deepseek_api.v1alpha1.generation import Adapter, Generation
 from deepseek_api.vocabulary import SOURCE_URI_PATTERN, DeviceKind, Precision
 
 __all__ = [
@@ -157,6 +160,18 @@ class Model(WireModel):
     """Requests and limits of the worker container."""
     batching: Batching | None = None
     """How requests are put together."""
+    generation: Generation | None = None
+    """Limits of a model whose task is ``generate``."""
+    adapters: (
+        Annotated[
+            tuple[Adapter, ...],
+            Field(max_length=64, json_schema_extra=list_map("name")),
+            AfterValidator(unique_by(lambda item: item.name, "name")),
+        ]
+        | None
+    ) = None
+    """LoRA adapters of a model whose task is ``generate``; a request names the one that it
+    wants. Default: none."""
     autoscaling: Autoscaling | None = None
     """Bounds and metrics of an autoscaler. Default: a fixed number of replicas."""
     rollout: Rollout | None = None

@@ -18,7 +18,7 @@ from deepseek_api.v1alpha1.autoscaling import Autoscaling
 from deepseek_api.v1alpha1.metadata import NAME_PATTERN, ObjectMeta
 from deepseek_api.v1alpha1.model import Batching, Model
 from deepseek_api.v1alpha1.scheduler import Budget, Policy, PriorityRule, Scheduler
-from deepseek_api.vocabulary import DeviceKind, Precision
+from deepseek_api.vocabulary import DeviceKind, Precision, TaskName
 
 if TYPE_CHECKING:
     from deepseek_api.v1alpha1.pipeline import ModelPipeline, ModelPipelineSpec
@@ -179,6 +179,23 @@ MODEL_RULES: tuple[Rule[Model], ...] = (
             ("self.precision", lambda m: m.precision.value),
         ),
         field="quantization",
+    ),
+    Rule(
+        cel="!has(self.generation) || !has(self.task) || self.task == 'generate'",
+        holds=lambda m: m.generation is None or m.task in (None, TaskName.GENERATE),
+        message="generation of model '%s' is set, but its task is %s.",
+        hint="Write task: generate, or leave generation out.",
+        values=(("self.name", lambda m: m.name), ("self.task", lambda m: m.task)),
+        field="generation",
+    ),
+    Rule(
+        cel="!has(self.adapters) || self.adapters.size() == 0 || !has(self.task) || "
+        "self.task == 'generate'",
+        holds=lambda m: not m.adapters or m.task in (None, TaskName.GENERATE),
+        message="adapters of model '%s' are set, but its task is %s.",
+        hint="Write task: generate, or leave adapters out.",
+        values=(("self.name", lambda m: m.name), ("self.task", lambda m: m.task)),
+        field="adapters",
     ),
 )
 

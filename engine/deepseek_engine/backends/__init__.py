@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from deepseek_api.errors import BundleError
+from deepseek_api.errors import BundleError, ConfigurationError, ErrorCode
 from deepseek_api.manifest import Variant
 
 from deepseek_engine import registry
 from deepseek_engine.bundles import OpenBundle
 from deepseek_engine.codec import Array
-from deepseek_engine.messages import TensorSpec
+from deepseek_engine.messages import ParallelismConfig, TensorSpec
 
 __all__ = ["GROUP", "Backend", "BackendFactory", "BackendOptions", "open_backend"]
 
@@ -27,8 +27,11 @@ GROUP = "deepseek.backends"
 
 _BUILTIN = {
     "onnxruntime": "deepseek_engine.backends.onnxruntime:OnnxRuntimeBackend",
-    "torch": "deepseek_engine.backends.torch:TorchBackend",
+    "torch": "deepseek_engine.backends.torch:open_variant",
 }
+
+_DIVIDING = frozenset({"torch"})
+"""Back ends that can divide a variant over processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class BackendOptions:
     """Threads of one inference."""
     max_batch_size: int = 32
     """Rows of the largest batch that will come, apart from single larger requests."""
+    parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
+    """Over how many processes the variant is divided."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The engine's options; each back end reads those that begin with its name."""
 
@@ -97,6 +102,7 @@ def open_backend(bundle: OpenBundle, variant: Variant, options: BackendOptions) 
 
     Raises:
         BundleError: no such back end is installed, or it cannot read the variant.
+        ConfigurationError: the back end cannot divide a variant over processes.
         DeviceError: the back end has no such device here.
     """
     factory = registry.load(variant.backend, builtin=_BUILTIN, group=GROUP)
@@ -106,5 +112,15 @@ def open_backend(bundle: OpenBundle, variant: Variant, options: BackendOptions) 
             f"The bundle needs the back end '{variant.backend}', which is not installed.",
             hint=f"Installed are: {names}.",
             reason="UnknownBackend",
+        )
+    if options.parallelism.processes > 1 and variant.backend not in _DIVIDING:
+        raise ConfigurationError(
+            f"The variant '{variant.id}' runs in '{variant.backend}', which computes a whole graph "
+            "in one process, so that it cannot be divided over several.",
+            hint="Divide a variant of the back end 'torch' (models that generate have one, and so "
+            "have bundles prepared for cuda); to use more of a processor, raise threads or "
+            "replicas.",
+            code=ErrorCode.UNIMPLEMENTED,
+            reason="NotDivisible",
         )
     return cast(BackendFactory, factory)(bundle, variant, options)

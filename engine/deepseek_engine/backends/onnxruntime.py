@@ -72,6 +72,10 @@ def session_options(*, threads: int) -> ort.SessionOptions:
     # Without this the threads of one session spin on after its run and take the processor from
     # the next session: two spinning pools in one process double every latency.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Threads take work in blocks that become smaller towards the end of an operator. One block each
+    # would let an operator wait for whichever thread shares its core with somebody else: int8
+    # encoders are up to 5 % faster on a busy machine, and nothing is slower on an idle one.
+    options.add_session_config_entry("session.dynamic_block_base", "4")
     # The memory pattern assumes shapes that repeat; texts differ in length with every batch.
     options.enable_mem_pattern = False
     return options

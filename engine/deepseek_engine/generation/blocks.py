@@ -139,6 +139,13 @@ class BlockPool:
             self._named[name] = block
             self._names[block] = name
 
+    def forget(self) -> None:
+        """Let nobody find any content again: what the blocks held is gone."""
+        self._empty.extend(self._cached)
+        self._cached.clear()
+        self._named.clear()
+        self._names.clear()
+
     def release(self, blocks: Sequence[int]) -> None:
         """Stop holding a sequence's blocks, given in the order of its positions.
 

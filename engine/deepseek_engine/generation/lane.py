@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from deepseek_api.errors import DeepseekError, ErrorCode, InferenceError
 
@@ -30,6 +30,9 @@ from deepseek_engine.messages import InferenceRequest, InferenceResponse, ModelS
 __all__ = ["GenerationLane"]
 
 logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 _LONG_TEXT = 2048
 """Characters above which a prompt is tokenized on another thread: about a millisecond."""
@@ -121,8 +124,8 @@ class GenerationLane:
         arrival = self._around.clock()
         prompt = await self._tokens(request)
         if request.sampling.constraint is not None:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._around.executor, self._generator.prepare, request)
+            # May take a second, which the event loop does not have.
+            await self._offload(self._generator.prepare, request)
         stream = self._add(request, prompt, arrival)
         try:
             while True:
@@ -178,10 +181,13 @@ class GenerationLane:
         try:
             if len(request.prompt) < _LONG_TEXT:
                 return encode(request.prompt)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._around.executor, encode, request.prompt)
+            return await self._offload(encode, request.prompt)
         finally:
             self._count()
+
+    async def _offload(self, function: Callable[[A], R], argument: A) -> R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._around.executor, function, argument)
 
     def _add(self, request: GenerationRequest, prompt: Sequence[int], arrival: float) -> _Stream:
         if self._stopped:

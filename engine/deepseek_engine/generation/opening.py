@@ -10,7 +10,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deepseek_api.errors import BundleError
+from deepseek_api.errors import BundleError, ErrorCode
 from deepseek_api.manifest import Variant
 from deepseek_api.vocabulary import Precision
 
@@ -39,15 +39,33 @@ def open_generator(
     torch = import_library("torch")
     device = check_device(torch, options.device)
     torch.set_num_threads(options.threads)
-    generators = import_library("deepseek_engine.generation.generator")
-    weights = import_library("deepseek_engine.generation.weights")
-    tokenizer = _tokenizer(bundle)
+    tokenizer, settings = _tokenizer(bundle), model.generation
     folder = bundle.path(str(PurePosixPath(variant.graph).parent))
-    decoder = weights.load_decoder(
-        folder, device=device, dtype=_dtype(torch, variant.precision, device)
-    )
-    settings = model.generation
-    generator = generators.LocalGenerator(decoder, tokenizer, settings)
+    dtype = _dtype(torch, variant.precision, device)
+    if model.parallelism.processes > 1:
+        _refuse_adapters(model)
+        decoder, generator = import_library(
+            "deepseek_engine.generation.parallel.opening"
+        ).open_sharded(
+            folder,
+            dtype=dtype,
+            device=device,
+            threads=options.threads,
+            parallelism=model.parallelism,
+            tokenizer=tokenizer,
+            settings=settings,
+        )
+    else:
+        generators = import_library("deepseek_engine.generation.generator")
+        weights = import_library("deepseek_engine.generation.weights")
+        adapters = {adapter.name: Path(adapter.path) for adapter in model.adapters}
+        decoder = weights.load_decoder(folder, device=device, dtype=dtype, adapters=adapters)
+        generator = generators.LocalGenerator(
+            decoder,
+            tokenizer,
+            settings,
+            adapters={name: number for number, name in enumerate(adapters)},
+        )
     limits = decoder.limits
     blocks = generator.stats().blocks_total
     return OpenedGenerator(
@@ -61,9 +79,20 @@ def open_generator(
             max_tokens=settings.max_tokens,
             text=tokenizer is not None,
             chat=_has_template(bundle),
+            adapters=tuple(adapter.name for adapter in model.adapters),
         ),
         cache_bytes=blocks * decoder.bytes_per_block(settings.block_size),
     )
+
+
+def _refuse_adapters(model: ModelConfig) -> None:
+    if model.adapters:
+        raise BundleError(
+            f"The model '{model.name}' is divided over several processes and has adapters.",
+            code=ErrorCode.UNIMPLEMENTED,
+            hint="Leave 'parallelism' or 'adapters' out.",
+            reason="Unsupported",
+        )
 
 
 def _dtype(torch: Any, precision: str, device: str) -> Any:

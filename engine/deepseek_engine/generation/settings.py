@@ -10,7 +10,15 @@ from __future__ import annotations
 import msgspec
 from deepseek_api.errors import ConfigurationError
 
-__all__ = ["GenerationSettings", "Speculation"]
+__all__ = ["AdapterConfig", "GenerationSettings", "Speculation"]
+
+
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One LoRA adapter of a model."""
+
+    name: str
+    path: str
+    """Folder with the adapter's files in peft's format."""
 
 
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):

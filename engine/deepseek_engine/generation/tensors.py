@@ -8,7 +8,7 @@ write these tensors with the same code. It must not import NumPy or a runtime.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from deepseek_api.errors import ErrorCode, InferenceError
@@ -145,7 +145,7 @@ def _token_ids(chunk: GenerationChunk) -> Tensor:
     return Tensor("token_ids", "INT64", (1, count), struct.pack(f"<{count}q", *chunk.token_ids))
 
 
-_OUTPUTS = {
+_OUTPUTS: Mapping[str, Callable[[GenerationChunk], Tensor]] = {
     "text": lambda chunk: _bytes("text", chunk.text.encode()),
     "token_ids": _token_ids,
     "logprobs": lambda chunk: _bytes("logprobs", msgspec.json.encode(chunk.logprobs)),

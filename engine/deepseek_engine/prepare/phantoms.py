@@ -41,8 +41,8 @@ class Phantoms:
 
     def _one(self, random: np.random.Generator) -> tuple[Array, Array]:
         body = self._ellipsoid(random, centre=0.08, radius=(0.75, 0.95))
-        organ = self._ellipsoid(random, centre=0.3, radius=(0.3, 0.5)) & body
-        lesion = self._ellipsoid(random, centre=0.45, radius=(0.14, 0.26)) & body
+        organ = self._ellipsoid(random, centre=0.3, radius=(0.35, 0.6)) & body
+        lesion = self._ellipsoid(random, centre=0.4, radius=(0.22, 0.36)) & body
         clean = np.where(body, TISSUE, AIR)
         clean = np.where(organ, ORGAN, clean)
         clean = np.where(lesion, LESION, clean)

@@ -76,13 +76,20 @@ class Scheme:
     """From fp32 graph, model, target and threads to the quantized graph."""
 
 
-def _encoder_scheme(name: str, precision: Precision, parts: frozenset[Part], note: str) -> Scheme:
+def _encoder_scheme(
+    name: str,
+    precision: Precision,
+    parts: frozenset[Part],
+    note: str,
+    *,
+    stored: frozenset[Part] = frozenset(),
+) -> Scheme:
     return Scheme(
         name,
         precision,
         note,
         lambda graph, model, target, threads: quantize_encoder(
-            graph, parts, weight_range=target.weight_range
+            graph, parts, weight_range=target.weight_range, stored=stored
         ),
     )
 
@@ -130,12 +137,14 @@ _TRANSFORMER_INT8 = _encoder_scheme(
     "Weights int8 per channel, activations int8 per token, embeddings int8 per row.",
 )
 # The values are what attention averages: their rounding errors go straight into the answer, and
-# texts of two or three tokens have nothing to average them out with.
+# texts of two or three tokens have nothing to average them out with. It is the rounding of the
+# inputs that costs; the weights alone lose next to nothing, and take a quarter of the bytes.
 _TRANSFORMER_GUARDED = _encoder_scheme(
     "int8-guarded",
     Precision.INT8,
     ALL_PARTS - {Part.VALUE},
-    "Like int8, but the value projections of attention stay fp32.",
+    "Like int8, but the value projections of attention compute in fp32, with int8 weights.",
+    stored=frozenset({Part.VALUE}),
 )
 _TRANSFORMER_MIXED = _encoder_scheme(
     "mixed",

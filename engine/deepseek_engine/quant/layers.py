@@ -11,7 +11,6 @@ type of the input. Imports torch; import it only where a torch variant is opened
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -145,10 +144,10 @@ class QuantizedLinear(QuantizedLayer):
         if isinstance(weight, Int8BlockWeight):
             return nn.functional.linear(x, weight.dequantize(x.dtype), bias)
         if x.is_cuda:
-            product: torch.Tensor = importlib.import_module("deepseek_kernels.dispatch").linear(
-                x, weight, bias, activations=scheme.activations
-            )
-            return product
+            # Imported here: it needs Triton, which machines without a GPU need not have.
+            from deepseek_kernels.dispatch import linear
+
+            return linear(x, weight, bias, activations=scheme.activations)
         if scheme.activations == "int8":
             return multiply_int8(x, weight, bias)
         if scheme.activations == "fp8":

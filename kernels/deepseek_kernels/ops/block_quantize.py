@@ -8,8 +8,7 @@ Layout: blocks divide the last two axes; axes before them are a batch. A vector 
 blocks are runs of ``block_size`` values. Blocks at the edges are smaller when the block size does
 not divide the axis. With R rows and C columns the scales are float32[..., ceil(R/b), ceil(C/b)],
 for a vector float32[ceil(C/b)]. ``w ~ values * scale`` with an error of at most half a scale; the
-rule for subnormal numbers and NaN is that of ``ops.elementwise``, and a block of zeros has the
-scale 0, as ``largest / 127`` says.
+rule for zeros, subnormal numbers and NaN is that of ``deepseek_kernels.rounding``.
 """
 
 from __future__ import annotations
@@ -23,14 +22,13 @@ from torch import Tensor
 
 from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.ops.elementwise import (
-    LIMITS,
     check_float,
     magnitude,
     on_device_of,
     round_to,
-    scale_of,
     symmetric_scale,
 )
+from deepseek_kernels.rounding import quantize_blocks
 
 __all__ = ["MAX_BLOCK", "BlockQuantized", "block_quantize", "launch", "reference"]
 
@@ -106,21 +104,7 @@ def reference(tensor: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
     A block with NaN or infinity gets the scale NaN and the values 0.
     """
     matrix = tensor.float()[None] if tensor.dim() == 1 else tensor.float()
-    rows, columns = matrix.shape[-2:]
-    down, across = _blocks(rows, block_size), _blocks(columns, block_size)
-    padding = (0, across * block_size - columns, 0, down * block_size - rows)
-    tiles = torch.nn.functional.pad(matrix, padding).reshape(
-        *matrix.shape[:-2], down, block_size, across, block_size
-    )
-    if tiles.numel():
-        largest = tiles.abs().amax(dim=(-3, -1))
-    else:
-        largest = tiles.new_empty((*matrix.shape[:-2], down, across))
-    scales = scale_of(largest, LIMITS[torch.int8])
-    scaled = (tiles / scales[..., :, None, :, None]).nan_to_num(nan=0.0).round().to(torch.int8)
-    scales = torch.where(largest == 0, 0.0, scales)
-    padded = scaled.reshape(*matrix.shape[:-2], down * block_size, across * block_size)
-    values = padded[..., :rows, :columns].contiguous()
+    values, scales = quantize_blocks(matrix, block_size)
     return values.reshape(tensor.shape), scales.reshape(_scales_shape(tensor, block_size))
 
 

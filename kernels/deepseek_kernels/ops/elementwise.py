@@ -1,19 +1,8 @@
 """What elementwise and quantizing kernels share: scales, rounding, tiles, checks of arguments.
 
-Why it exists: one rule for "how does a number become int8 or fp8" must hold in every kernel and
-every reference, so that a result does not depend on where it was computed. Not an operation,
-and not to be imported outside of this package.
-
-The rule. A group of numbers (a row or a block) has one float32 scale ``largest / limit`` with the
-largest magnitude of the group and the limit of the type: 127 for int8, which is symmetric and never
-uses -128; 448 for e4m3. Values are rounded to the nearest, halves to even.
-
-* A group of zeros has the scale 1 and the values 0.
-* A scale is never below the smallest normal float32 number, so that hardware which flushes
-  subnormal numbers to zero gives the same values; groups of magnitudes under 127 x 1.2e-38 become
-  coarser by that, with an error of at most 6e-39.
-* A group that holds NaN or infinity has the scale NaN and the values 0: every product with it is
-  NaN, as it would be without quantization. Whoever quantizes weights refuses such a scale.
+Why it exists: one rule for "how does a number become int8 or fp8" holds in every kernel and every
+reference. The rule and its plain torch form are in ``deepseek_kernels.rounding``; this is the form
+that kernels call. Not an operation, and not to be imported outside of this package.
 """
 
 from __future__ import annotations
@@ -27,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deepseek_kernels.errors import KernelArgumentError
+from deepseek_kernels.rounding import LIMITS, limit_of, quantize_rows, scale_of
 
 __all__ = [
     "FLOATS",
@@ -35,6 +25,8 @@ __all__ = [
     "check_float",
     "check_like",
     "check_rows",
+    "gelu",
+    "gelu_tanh",
     "limit_of",
     "magnitude",
     "on_device_of",
@@ -48,13 +40,11 @@ __all__ = [
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """Types that the kernels read; all of them are computed with in float32."""
-LIMITS = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-"""Largest magnitude of each type that values are rounded to."""
 
-_SMALLEST_NORMAL = 2.0**-126
 _SMALLEST: tl.constexpr = tl.constexpr(2.0**-126)
+_HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
+_TWICE_ROOT: tl.constexpr = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 _INFINITY: tl.constexpr = tl.constexpr(float("inf"))
-_NAN: tl.constexpr = tl.constexpr(float("nan"))
 
 
 @triton.jit
@@ -64,11 +54,23 @@ def magnitude(values: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def gelu(x: tl.tensor) -> tl.tensor:
+    """``x Phi(x)`` by the error function, float32."""
+    return 0.5 * x * (1.0 + tl.erf(x * _HALF_ROOT))
+
+
+@triton.jit
+def gelu_tanh(x: tl.tensor) -> tl.tensor:
+    """Its approximation by tanh, float32: (1 + tanh u) / 2 is the logistic function of 2 u."""
+    return x * tl.sigmoid((x + 0.044715 * x * x * x) * _TWICE_ROOT)
+
+
+@triton.jit
 def symmetric_scale(largest: tl.tensor, LIMIT: tl.constexpr) -> tl.tensor:
     """The scale of groups whose largest magnitudes (as of ``magnitude``) are given."""
     scale = tl.maximum(tl.div_rn(largest, LIMIT), _SMALLEST)
     scale = tl.where(largest == 0.0, 1.0, scale)
-    return tl.where(largest == _INFINITY, _NAN, scale)
+    return tl.where(largest == _INFINITY, float("nan"), scale)
 
 
 @triton.jit
@@ -89,44 +91,10 @@ def round_to(scaled: tl.tensor, LIMIT: tl.constexpr, IS_INT8: tl.constexpr) -> t
     return rounded
 
 
-def scale_of(largest: Tensor, limit: float) -> Tensor:
-    """The float32 scale of groups whose largest magnitudes (float32) are given."""
-    scale = (largest / limit).clamp(min=_SMALLEST_NORMAL)
-    scale = torch.where(largest == 0, 1.0, scale)
-    return torch.where(largest.isfinite(), scale, torch.nan)
-
-
-def quantize_rows(values: Tensor, out_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Quantize each row of float32[..., N] with a scale of its own, in plain torch.
-
-    Returns:
-        The values as ``out_dtype[..., N]`` and the scales as float32[...].
-    """
-    limit = limit_of(out_dtype)
-    if values.shape[-1] == 0:
-        return values.to(out_dtype), values.new_ones(values.shape[:-1])
-    scale = scale_of(values.abs().amax(dim=-1), limit)
-    scaled = (values * scale.reciprocal().unsqueeze(-1)).nan_to_num(nan=0.0).clamp(-limit, limit)
-    return (scaled.round() if out_dtype is torch.int8 else scaled).to(out_dtype), scale
-
-
 def on_device_of(tensor: Tensor) -> AbstractContextManager[None]:
     """Make the tensor's GPU the current one: Triton launches there. Nothing for a CPU."""
     guard: AbstractContextManager[None] = torch.cuda.device_of(tensor)  # type: ignore[no-untyped-call]
     return guard
-
-
-def limit_of(out_dtype: torch.dtype) -> float:
-    """The largest magnitude of a type that values are rounded to.
-
-    Raises:
-        KernelArgumentError: nothing is rounded to this type.
-    """
-    if out_dtype not in LIMITS:
-        raise KernelArgumentError(
-            f"out_dtype: is {out_dtype}; give torch.int8 or torch.float8_e4m3fn"
-        )
-    return LIMITS[out_dtype]
 
 
 def check_float(name: str, tensor: object) -> None:

@@ -6,10 +6,10 @@ Shapes: ``x [M, K]`` float16, bfloat16 or float32. Results are contiguous:
 - ``fp8_tokens``: float8_e4m3fn ``[M, K]`` and float32 ``[M]``, scale = largest magnitude / 448;
 - ``fp8_blocks``: float8_e4m3fn ``[M, K]`` and float32 ``[M, ceil(K / 128)]``.
 
-Values are multiplied by 1 / scale in float32 and rounded to the nearest, ties to even. Zeros get
-the scale 1, and no scale is denormal. A token with a NaN or an infinite value gets the scale NaN
-and zeros, so that everything computed from it is NaN, as it would be without quantizing, and its
-batch mates are not touched.
+Values are multiplied by 1 / scale in float32; the rule for scales and rounding is that of
+``deepseek_kernels.rounding``. A token with a NaN or an infinite value gets the scale NaN, so that
+everything computed from it is NaN, as it would be without quantizing, and its batch mates are not
+touched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import triton
 import triton.language as tl
 
 from deepseek_kernels.ops.common import activation_matrix, device_of, require_fp8_support
-from deepseek_kernels.quantize import FP8_MAX, INT8_MAX
+from deepseek_kernels.ops.elementwise import magnitude, round_to, symmetric_scale
+from deepseek_kernels.rounding import LIMITS, quantize_rows
 from deepseek_kernels.weights import BLOCK
 
 __all__ = [
@@ -36,36 +37,8 @@ __all__ = [
 ]
 
 Kind = Literal["int8-tokens", "fp8-tokens", "fp8-blocks"]
-_SMALLEST = torch.finfo(torch.float32).tiny
 _ONE_PASS = 8192
 """Features of a token that one program keeps in registers."""
-
-
-@triton.jit
-def _scale_of(peak: tl.tensor, bad: tl.tensor, LARGEST: tl.constexpr) -> tl.tensor:
-    # 1.1754944e-38 is the smallest normal float32; GPUs may flush what is below it to zero.
-    scale = tl.maximum(tl.div_rn(peak, tl.full(peak.shape, LARGEST, tl.float32)), 1.1754944e-38)
-    scale = tl.where(peak > 0, scale, 1.0)
-    return tl.where(bad > 0, float("nan"), scale)
-
-
-@triton.jit
-def _round(
-    wide: tl.tensor, scale: tl.tensor, LARGEST: tl.constexpr, INTEGER: tl.constexpr
-) -> tl.tensor:
-    """``wide / scale`` on the grid of int8 or float8_e4m3fn, still float32."""
-    scaled = wide * (1.0 / scale)
-    scaled = tl.where(scaled == scaled, scaled, 0.0)
-    scaled = tl.minimum(tl.maximum(scaled, -LARGEST), LARGEST)
-    # Adding 1.5 * 2^(23 + e) leaves no bits below 2^e: nearest, ties to even.
-    if INTEGER:
-        grid = 12582912.0
-    else:
-        # Three bits of mantissa, from 2^-9 on; the conversion that follows is then exact everywhere
-        # (Triton's interpreter loses the carry into the exponent when it has to round).
-        exponent = tl.maximum(scaled.to(tl.int32, bitcast=True) & 0x7F800000, 121 << 23)
-        grid = 1.5 * (exponent + (20 << 23)).to(tl.float32, bitcast=True)
-    return (scaled + grid) - grid
 
 
 @triton.jit
@@ -88,11 +61,9 @@ def quantize_kernel(
     mask = (rows < M)[:, None] & (k < K)[None, :]
     at = rows.to(tl.int64)[:, None]
     wide = tl.load(x + at * stride_x + k[None, :], mask=mask, other=0.0).to(tl.float32)
-    size = tl.abs(wide)
-    bad = tl.sum((size < float("inf")).to(tl.int32), 1) < BLOCK_K
-    scale = _scale_of(tl.max(size, 1), bad.to(tl.int32), LARGEST)
-    rounded = _round(wide, scale[:, None], LARGEST, INTEGER)
-    tl.store(values + at * K + k[None, :], rounded.to(values.dtype.element_ty), mask=mask)
+    scale = symmetric_scale(tl.max(magnitude(wide), 1), LARGEST)
+    rounded = round_to(wide * (1.0 / scale)[:, None], LARGEST, INTEGER)
+    tl.store(values + at * K + k[None, :], rounded, mask=mask)
     tl.store(scales + rows * GROUPS + tl.program_id(1), scale, mask=rows < M)
 
 
@@ -110,18 +81,16 @@ def quantize_long_kernel(
     """One program: one token of any length, read twice (the second time from the cache)."""
     row = tl.program_id(0).to(tl.int64)
     peaks = tl.zeros([BLOCK_K], tl.float32)
-    bad = tl.zeros([BLOCK_K], tl.int32)
-    for start in range(0, K, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        size = tl.abs(tl.load(x + row * stride_x + k, mask=k < K, other=0.0).to(tl.float32))
-        peaks = tl.maximum(peaks, size)
-        bad += 1 - (size < float("inf")).to(tl.int32)
-    scale = _scale_of(tl.max(peaks, 0), tl.sum(bad, 0), LARGEST)
     for start in range(0, K, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         wide = tl.load(x + row * stride_x + k, mask=k < K, other=0.0).to(tl.float32)
-        rounded = _round(wide, scale, LARGEST, INTEGER)
-        tl.store(values + row * K + k, rounded.to(values.dtype.element_ty), mask=k < K)
+        peaks = tl.maximum(peaks, magnitude(wide))
+    scale = symmetric_scale(tl.max(peaks, 0), LARGEST)
+    for start in range(0, K, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        wide = tl.load(x + row * stride_x + k, mask=k < K, other=0.0).to(tl.float32)
+        rounded = round_to(wide * (1.0 / scale), LARGEST, INTEGER)
+        tl.store(values + row * K + k, rounded, mask=k < K)
     tl.store(scales + row, scale)
 
 
@@ -143,9 +112,8 @@ def launch(
     values, scales = _empty(x, kind)
     M, K = x.shape
     if not x.numel():
-        return values, scales
+        return values, scales.fill_(1.0)
     integer = kind == "int8-tokens"
-    largest = INT8_MAX if integer else FP8_MAX
     if not integer:
         require_fp8_support(x.device)
     block = BLOCK if kind == "fp8-blocks" else triton.next_power_of_2(K)
@@ -157,7 +125,7 @@ def launch(
                 scales,
                 K,
                 x.stride(0),
-                LARGEST=largest,
+                LARGEST=LIMITS[values.dtype],
                 INTEGER=integer,
                 BLOCK_K=one_pass,
                 num_warps=8,
@@ -172,7 +140,7 @@ def launch(
                 K,
                 triton.cdiv(K, block),
                 x.stride(0),
-                LARGEST=largest,
+                LARGEST=LIMITS[values.dtype],
                 INTEGER=integer,
                 ROWS=rows,
                 BLOCK_K=block,
@@ -185,19 +153,12 @@ def reference(x: torch.Tensor, kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
     """The same in plain torch; values and scales are equal to the kernel's, bit by bit."""
     x = activation_matrix(x)
     (M, K), wide = x.shape, x.to(torch.float32)
-    group = BLOCK if kind == "fp8-blocks" else max(K, 1)
-    padded = torch.nn.functional.pad(wide, (0, -K % group)).view(M, -(-K // group), group)
-    largest = INT8_MAX if kind == "int8-tokens" else FP8_MAX
-    peak = padded.abs().amax(2, keepdim=True) if K else padded.new_zeros(M, 0, 1)
-    scale = torch.where(peak > 0, (peak / largest).clamp(min=_SMALLEST), 1.0)
-    scale = torch.where(torch.isfinite(peak), scale, torch.nan)
-    scaled = torch.nan_to_num(padded * (1.0 / scale), nan=0.0).clamp(-largest, largest)
-    if kind == "int8-tokens":
-        scaled = torch.round(scaled)
-    values, scales = _empty(x, kind)
-    values.copy_(scaled.view(M, -1)[:, :K].to(values.dtype))
-    scales.copy_(scale.view(scales.shape))
-    return values, scales
+    if kind != "fp8-blocks":
+        return quantize_rows(wide, torch.int8 if kind == "int8-tokens" else torch.float8_e4m3fn)
+    groups = -(-K // BLOCK)
+    padded = torch.nn.functional.pad(wide, (0, groups * BLOCK - K)).view(M, groups, BLOCK)
+    values, scales = quantize_rows(padded, torch.float8_e4m3fn)
+    return values.flatten(1)[:, :K].contiguous(), scales
 
 
 def _empty(x: torch.Tensor, kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:

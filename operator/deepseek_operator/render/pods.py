@@ -21,6 +21,7 @@ from deepseek_operator.merge import overlay
 from deepseek_operator.names import worker_name
 from deepseek_operator.observed import K8sObject
 from deepseek_operator.plan import ResolvedModel
+from deepseek_operator.render import divided
 from deepseek_operator.render.metadata import model_labels, selector
 from deepseek_operator.render.worker import GRPC_PORT, HTTP_PORT
 
@@ -28,7 +29,6 @@ __all__ = ["image_of", "pod_template"]
 
 _USER: Final = 65532
 _BUNDLE: Final = "bundle"
-_SHARED_MEMORY: Final = "shared-memory"
 _STARTUP_S: Final = 1800
 _STARTUP_PERIOD_S: Final = 2
 _CPU_REQUEST: Final = "250m"  # Without a request an autoscaler on CPU never scales.
@@ -78,16 +78,13 @@ def pod_template(
             {"name": "config", "configMap": {"name": model.deployment}},
             {"name": "tmp", "emptyDir": {}},
             _bundle_volume(model, config),
+            *divided.volumes(model, config),
         ],
     }
     if secrets := _pull_secrets(model, config):
         spec["imagePullSecrets"] = [{"name": secret} for secret in secrets]
     if model.raw:
         spec["initContainers"] = [_prepare(model, config)]
-    if model.spec.devices_per_replica > 1:
-        # The processes of a divided replica exchange tensors there; the default is 64 MiB.
-        shared = {"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory"}}
-        spec["volumes"].append(shared)
     template: dict[str, Any] = {
         "metadata": {"labels": model_labels(pipeline, model)},
         "spec": spec,
@@ -145,15 +142,15 @@ def _worker(model: ResolvedModel, image: str, config: OperatorConfig) -> dict[st
             {"name": "config", "mountPath": labels.CONFIG_MOUNT, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod's own
             _bundle_mount(model),
+            *divided.mounts(model),
         ],
         # Loading may take long; only afterwards does silence mean that something is wrong.
         "startupProbe": _probe("/startupz", _STARTUP_PERIOD_S, _STARTUP_S // _STARTUP_PERIOD_S),
         "readinessProbe": _probe("/readyz", 2, 2),
         "livenessProbe": _probe("/livez", 10, 6),
     }
-    if model.spec.devices_per_replica > 1:
-        shared = {"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}  # noqa: S108 - the pod's own
-        container["volumeMounts"].append(shared)
+    if variables := divided.environment(model):
+        container["env"] = variables
     if config.drain.pre_stop_s > 0:
         seconds = math.ceil(config.drain.pre_stop_s)
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from deepseek_api.vocabulary import DeviceKind
+from deepseek_api.vocabulary import DeviceKind, TaskName
 
 from deepseek_operator import labels
 from deepseek_operator.config import OperatorConfig
@@ -45,6 +45,7 @@ def worker_config(model: ResolvedModel, *, image: str, config: OperatorConfig) -
             "max_queue_size": batching.max_queue_size,
         }
         settings |= {name: value for name, value in given.items() if value is not None}
+    settings |= _generation(model)
     return {
         "models": [settings],
         "host": "0.0.0.0",  # noqa: S104 - inside a pod
@@ -53,6 +54,26 @@ def worker_config(model: ResolvedModel, *, image: str, config: OperatorConfig) -
         "drain_s": config.drain.drain_s,
         "log_format": "json",
     }
+
+
+def _generation(model: ResolvedModel) -> dict[str, Any]:
+    """What a model that generates or is divided has besides; nothing that has its default."""
+    spec = model.spec
+    found: dict[str, Any] = {}
+    generation = spec.generation.settings() if spec.generation is not None else {}
+    if spec.batching is not None and spec.batching.max_queue_size is not None:
+        generation["max_queue"] = spec.batching.max_queue_size
+    if generation and model.task == TaskName.GENERATE:
+        found["generation"] = generation
+    if spec.adapters:
+        found["adapters"] = [
+            {"name": adapter.name, "path": f"{labels.ADAPTER_MOUNT}/{adapter.name}"}
+            for adapter in spec.adapters
+        ]
+    if spec.parallelism is not None and spec.devices_per_replica > 1:
+        parts = {"tensor": spec.parallelism.tensor, "pipeline": spec.parallelism.pipeline}
+        found["parallelism"] = parts
+    return found
 
 
 def prepare_request(model: ResolvedModel, *, image: str, config: OperatorConfig) -> dict[str, Any]:

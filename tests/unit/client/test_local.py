@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deepseek._generation import ADAPTER_FILES
 from deepseek._local import (
     MIN_WEIGHT,
     LocalModel,
@@ -20,6 +21,7 @@ from deepseek_api.catalog import builtin_catalog
 from deepseek_api.errors import ConfigurationError, DeepseekError
 from deepseek_api.loading import load_pipelines
 from deepseek_api.v1alpha1 import ModelPipeline
+from deepseek_engine.generation.settings import GenerationSettings, Speculation
 
 from tests.support import bundles
 from tests.support.command import pipeline as pipeline_file
@@ -78,7 +80,19 @@ REFUSED = [
     ("sharding", "parallelism: {tensor: 2}", "divided over several devices", "parallelism"),
     ("quantization", "precision: int8, quantization: {scheme: awq}", "quantization", "Leave"),
     ("precision", "precision: fp16", "precision 'fp16'", "'int8'"),
-    ("task", "task: generate", "task 'generate'", "text-embedding"),
+    ("task", "task: translation", "task 'translation'", "text-embedding"),
+    (
+        "adapter in a cluster",
+        "task: generate, adapters: [{name: a, source: {uri: 'pvc://c/p'}}]",
+        "The adapter 'a' of the model 'minilm' comes from 'pvc://c/p'",
+        "file:///PATH",
+    ),
+    (
+        "adapter that is not there",
+        "task: generate, adapters: [{name: a, source: {uri: 'file:///nowhere/a'}}]",
+        "no adapter_config.json",
+        "peft",
+    ),
     ("volume", "source: {uri: 'pvc://c/p'}", "one machine", "file://"),
 ]
 
@@ -112,6 +126,26 @@ def test_batching_settings_reach_the_worker(tmp_path: Path) -> None:
     config = _config(item, tmp_path / "echo")
     assert (config.max_batch_size, config.max_queue_size, config.latency_target_ms) == (4, 9, 20)
     assert config.weight == 1.0
+
+
+def test_what_a_pipeline_says_of_generation_reaches_the_worker(tmp_path: Path) -> None:
+    adapter = tmp_path / "support"
+    adapter.mkdir()
+    for name in ADAPTER_FILES:
+        (adapter / name).touch()
+    (item,), errors = check(
+        "models: [{name: llm, task: generate, source: {uri: 'random://llama-tiny'}, "
+        "parallelism: {tensor: 2}, batching: {maxQueueSize: 7}, "
+        "generation: {maxSequences: 4, maxTokens: 64, kvCacheBlocks: 32, speculative: {}}, "
+        f"adapters: [{{name: support, source: {{uri: '{adapter.as_uri()}'}}}}]}}]"
+    )
+    assert errors == []
+    config = _config(item, tmp_path)
+    assert config.generation == GenerationSettings(
+        max_sequences=4, max_tokens=64, kv_cache_blocks=32, speculative=Speculation(), max_queue=7
+    )
+    assert [(a.name, Path(a.path)) for a in config.adapters] == [("support", adapter)]
+    assert (config.parallelism.tensor, config.parallelism.pipeline) == (2, 1)
 
 
 def test_a_port_in_use_is_found_before_anything_is_prepared() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deepseek_api.errors import DeepseekError, DeviceError, PrecisionError
+from deepseek_engine.batch_lane import BatchLane
 from deepseek_engine.engine import Engine
 from deepseek_engine.messages import AutoPrecision, EngineConfig, InferenceResponse, ModelState
 
@@ -115,6 +116,7 @@ async def test_it_is_set_and_taken_back_while_requests_run_and_none_fails(tmp_pa
 async def test_other_thresholds_keep_the_copy(tmp_path: Path) -> None:
     async with Engine(settings(write_twins(tmp_path / "m"), auto_precision=QUICK)) as engine:
         lane = engine._lanes["m"]
+        assert isinstance(lane, BatchLane)
         assert lane.twin is not None
         copy = lane.twin.loaded
         await engine.set_auto_precision("m", AutoPrecision(threshold=0.9))

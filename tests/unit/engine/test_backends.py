@@ -40,6 +40,7 @@ def test_other_strings_name_no_device(text: str) -> None:
 def test_sessions_leave_the_processor_to_the_next_one() -> None:
     options = session_options(threads=3)
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    assert options.get_session_config_entry("session.dynamic_block_base") == "4"
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
 
 

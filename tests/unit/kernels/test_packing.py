@@ -22,6 +22,11 @@ def random_values(shape: tuple[int, int], seed: int) -> torch.Tensor:
     return torch.randint(-8, 8, shape, generator=generator, dtype=torch.int8)
 
 
+def turned(matrix: torch.Tensor) -> torch.Tensor:
+    """The same values with the strides that a transposed matrix has."""
+    return matrix.t().clone(memory_format=torch.contiguous_format).t()
+
+
 @given(shape=SHAPES, seed=st.integers(0, 99))
 def test_unpacking_gives_back_what_was_packed(shape: tuple[int, int], seed: int) -> None:
     values = random_values(shape, seed)
@@ -40,6 +45,21 @@ def test_packing_gives_back_what_was_unpacked(words: int) -> None:
 def test_untiling_gives_back_what_was_tiled(shape: tuple[int, int], seed: int) -> None:
     packed = pack_int4(random_values(shape, seed))
     assert torch.equal(untile_int4(tile_int4(packed), shape[1]), packed)
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (1, 13), (16, 1), (3, 16)], ids=str)
+def test_transposed_matrices_are_packed_as_others_are(shape: tuple[int, int]) -> None:
+    values = random_values(shape, 0)
+    transposed = turned(values)
+    assert torch.equal(pack_int4(transposed), pack_int4(values))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_transposed_words_are_unpacked_as_others_are(rows: int) -> None:
+    packed = pack_int4(random_values((rows, 8), 0))
+    transposed = turned(packed)
+    assert torch.equal(unpack_int4(transposed, 8), unpack_int4(packed, 8))
+    assert torch.equal(tile_int4(transposed), tile_int4(packed))
 
 
 def test_the_first_value_is_in_the_lowest_bits_and_minus_eight_is_zero() -> None:

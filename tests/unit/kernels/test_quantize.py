@@ -106,3 +106,10 @@ def test_what_cannot_be_rounded_is_named(
 ) -> None:
     with pytest.raises(KernelArgumentError, match=message):
         quantize_weight(weight, **options)
+
+
+def test_an_asymmetric_group_may_span_the_whole_range() -> None:
+    """The distance of its ends is more than float32 holds."""
+    weight = torch.tensor([-3e38, 3e38]).repeat(2, 16)
+    found = quantize_weight(weight, "int4", group_size=32, symmetric=False).dequantize()
+    assert float((found - weight).abs().max()) <= 0.07 * 3e38  # half a step

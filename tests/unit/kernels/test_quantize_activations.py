@@ -113,8 +113,10 @@ def test_rows_may_lie_apart(kind: quantize.Kind) -> None:
 @kinds
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0)], ids=["no tokens", "no features"])
 def test_nothing_gives_nothing(kind: quantize.Kind, shape: tuple[int, int]) -> None:
-    values, _ = quantize.launch(torch.empty(shape), kind)
+    values, scales = quantize.launch(torch.empty(shape), kind)
     assert values.shape == shape
+    assert torch.equal(scales, torch.ones_like(scales))
+    assert all(map(torch.equal, (values, scales), quantize.reference(torch.empty(shape), kind)))
 
 
 @pytest.mark.parametrize(

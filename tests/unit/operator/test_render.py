@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from deepseek_engine.generation.settings import GenerationSettings, Speculation
 from deepseek_engine.prepare.messages import PrepareRequest
 from deepseek_operator import labels
 from deepseek_operator.config import DrainSettings, OperatorConfig
@@ -144,6 +145,81 @@ RESOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_resources_are_those_of_the_user_over_the_defaults(case: str) -> None:
     fields, expected = RESOURCES[case]
     assert worker_of(item("Deployment", **fields))["resources"] == expected
+
+
+def test_a_model_that_generates_gets_its_limits_and_the_others_keep_their_defaults() -> None:
+    found = worker_json(
+        task="generate",
+        generation={"maxSequences": 600, "kvCacheBlocks": 64, "speculative": {"guesses": 6}},
+        batching={"maxQueueSize": 9},
+    ).models[0]
+    assert found.generation == GenerationSettings(
+        max_sequences=600,
+        kv_cache_blocks=64,
+        speculative=Speculation(guesses=6),
+        token_budget=600,
+        max_queue=9,
+    )
+    assert worker_json().models[0].generation == GenerationSettings()
+
+
+ADAPTERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "a folder of a claim": (
+        "pvc://claim/loras/a",
+        {"persistentVolumeClaim": {"claimName": "claim", "readOnly": True}},
+        {"subPath": "loras/a"},
+    ),
+    "a whole claim": (
+        "pvc://claim",
+        {"persistentVolumeClaim": {"claimName": "claim", "readOnly": True}},
+        {},
+    ),
+    "an image": (
+        "oci://example.com/lora@sha256:1",
+        {"image": {"reference": "example.com/lora@sha256:1", "pullPolicy": "IfNotPresent"}},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_an_adapter_is_mounted_where_the_worker_looks_for_it(case: str) -> None:
+    uri, volume, mount = ADAPTERS[case]
+    fields: dict[str, Any] = {
+        "task": "generate",
+        "adapters": [{"name": "support", "source": {"uri": uri}}],
+    }
+    (adapter,) = worker_json(**fields).models[0].adapters
+    assert (adapter.name, adapter.path) == ("support", "/adapters/support")
+    assert {"name": "adapter-support", **volume} in pod(**fields)["volumes"]
+    expected = {"name": "adapter-support", "mountPath": adapter.path, "readOnly": True, **mount}
+    assert expected in worker_of(item("Deployment", **fields))["volumeMounts"]
+
+
+DIVIDED: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "over processes": ({"parallelism": {"tensor": 2}}, {"GLOO_SOCKET_IFNAME"}),
+    "over GPUs": (
+        {"device": "cuda", "parallelism": {"tensor": 2, "pipeline": 2}},
+        {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DIVIDED)
+def test_ranks_share_memory_and_meet_on_the_loopback_device(case: str) -> None:
+    fields, variables = DIVIDED[case]
+    worker = worker_of(item("Deployment", **fields))
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in worker["volumeMounts"]
+    memory = {"medium": "Memory", "sizeLimit": "1Gi"}
+    assert {"name": "shared-memory", "emptyDir": memory} in pod(**fields)["volumes"]
+    assert {(one["name"], one["value"]) for one in worker["env"]} == {(n, "lo") for n in variables}
+    parts = worker_json(**fields).models[0].parallelism
+    assert (parts.tensor, parts.pipeline) == (2, fields["parallelism"].get("pipeline", 1))
+
+
+def test_a_model_in_one_piece_has_nothing_of_that() -> None:
+    assert "env" not in worker_of(item("Deployment"))
+    assert {one["name"] for one in pod()["volumes"]} == {"config", "tmp", "bundle"}
 
 
 def test_a_device_without_a_resource_name_is_not_requested() -> None:

@@ -47,6 +47,7 @@ def test_the_device_of_the_installation_is_the_default() -> None:
 IMAGES: dict[str, tuple[dict[str, Any], str]] = {
     "an encoder on cpu": ({}, CONFIG.images["cpu"]),
     "generation on cpu": ({"task": "generate"}, CONFIG.torch_image),
+    "limits of generation on cpu": ({"name": "x", "generation": {}}, CONFIG.torch_image),
     "a divided model on cpu": ({"parallelism": {"tensor": 2}}, CONFIG.torch_image),
     "a model on cuda": ({"device": "cuda"}, CONFIG.images["cuda"]),
     "generation on cuda": ({"device": "cuda", "task": "generate"}, CONFIG.images["cuda"]),
@@ -104,6 +105,20 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], Type, Reason, str]] = {
         Type.DEVICE_UNAVAILABLE,
         Reason.NO_IMAGE_FOR_DEVICE,
         "torchImage",
+    ),
+    "limits of generation for an encoder": (
+        {"generation": {"maxTokens": 8}},
+        {},
+        Type.DEGRADED,
+        Reason.GENERATION_UNSUPPORTED,
+        "its task is text-embedding",
+    ),
+    "an adapter in a folder": (
+        {"task": "generate", "adapters": [{"name": "a", "source": {"uri": "file:///a"}}]},
+        {},
+        Type.DEGRADED,
+        Reason.SOURCE_UNAVAILABLE,
+        "The adapter 'a'",
     ),
     "GPUs on the default device cpu": (
         {"gpus": 1},

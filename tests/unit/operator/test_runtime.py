@@ -14,7 +14,7 @@ from deepseek_operator.config import OperatorConfig
 from deepseek_operator.labels import PIPELINE
 from deepseek_operator.liveness import STALLED_S, Liveness, Unhealthy, WatchedPaths
 from deepseek_operator.resources import WATCHED_KINDS, collection_path
-from deepseek_operator.runtime import Runtime, resync_offset
+from deepseek_operator.runtime import Runtime, resync_offset, unanswered
 from deepseek_operator.workqueue import Outcome, WorkQueue
 
 from tests.support.fake_cluster import FakeCluster
@@ -39,6 +39,31 @@ def runtime(tmp_path: Path) -> Runtime:
     runtime = Runtime(cluster, OperatorConfig(images={"cpu": "w:1"}))
     asyncio.run(runtime.reconciler.reconcile(("default", "p")))
     return runtime
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (item("ModelPipeline", metadata={"generation": 1}), True),
+        (item("ModelPipeline", metadata={"generation": 2}, status={"observedGeneration": 1}), True),
+        (
+            item("ModelPipeline", metadata={"generation": 2}, status={"observedGeneration": 2}),
+            False,
+        ),
+        (item("Deployment", owner=OWNER, metadata={"generation": 2}), False),
+    ],
+    ids=["new", "edited", "answered", "child"],
+)
+def test_a_pipeline_waits_for_an_answer_until_its_status_is_of_its_generation(
+    body: dict[str, Any], expected: bool
+) -> None:
+    assert unanswered(body) is expected
+
+
+def test_what_a_person_applied_goes_before_what_the_cluster_reports(runtime: Runtime) -> None:
+    runtime.changed(item("Service", owner=OWNER))
+    runtime.changed(item("ModelPipeline", metadata={"name": "new", "generation": 1}))
+    assert runtime.queue.take() == ("default", "new")
 
 
 @pytest.mark.parametrize(

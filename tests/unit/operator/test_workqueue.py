@@ -65,6 +65,75 @@ def test_a_key_added_while_it_runs_runs_once_more_after_the_debounce(
     assert queue.take() is None
 
 
+def test_an_urgent_key_goes_before_those_that_wait(queue: WorkQueue, clock: Clock) -> None:
+    queue.add(A)
+    queue.add(B)
+    clock.now += 1
+    queue.add(C, urgent=True)
+    assert [queue.take(), queue.take(), queue.take()] == [C, A, B]
+
+
+def test_a_waiting_key_that_becomes_urgent_goes_first_and_runs_once(
+    queue: WorkQueue, clock: Clock
+) -> None:
+    queue.add(A)
+    clock.now += 1
+    queue.add(B)
+    queue.add(B, urgent=True)
+    assert [queue.take(), queue.take(), queue.take()] == [B, A, None]
+
+
+def test_a_key_stays_urgent_when_it_is_added_again_as_usual(queue: WorkQueue, clock: Clock) -> None:
+    queue.add(A)
+    clock.now += 1
+    queue.add(B, urgent=True)
+    queue.add(B)
+    assert queue.take() == B
+
+
+def test_keys_that_waited_for_long_take_turns_with_urgent_ones(
+    queue: WorkQueue, clock: Clock
+) -> None:
+    old = [("default", f"old{number}") for number in range(3)]
+    new = [("default", f"urgent{number}") for number in range(3)]
+    for key in old:
+        queue.add(key)
+    clock.now += 30.1
+    for key in new:
+        queue.add(key, urgent=True)
+    taken = [queue.take() for _ in range(6)]
+    assert taken == [new[0], old[0], new[1], old[1], new[2], old[2]]
+
+
+def test_an_urgent_key_whose_time_has_not_come_holds_nobody_up(queue: WorkQueue) -> None:
+    queue.add(A, after_s=5, urgent=True)
+    queue.add(B)
+    assert [queue.take(), queue.take()] == [B, None]
+
+
+def test_a_key_that_became_urgent_while_it_ran_goes_first_in_its_next_run(
+    queue: WorkQueue, clock: Clock
+) -> None:
+    queue.add(A)
+    assert queue.take() == A
+    queue.add(A, urgent=True)
+    queue.add(B)
+    queue.finish(A, DONE)
+    clock.now += 0.21
+    assert [queue.take(), queue.take()] == [A, B]
+
+
+def test_a_run_leaves_no_urgency_behind(queue: WorkQueue, clock: Clock) -> None:
+    queue.add(A, urgent=True)
+    assert queue.take() == A
+    queue.finish(A, DONE)
+    clock.now += 1
+    queue.add(B)
+    queue.add(A, after_s=0.1)
+    clock.now += 1
+    assert [queue.take(), queue.take()] == [B, A]
+
+
 def test_a_key_edited_a_hundred_times_a_second_runs_a_few_times(
     queue: WorkQueue, clock: Clock
 ) -> None:
@@ -192,7 +261,7 @@ def test_an_idle_queue_is_not_stalled(queue: WorkQueue, clock: Clock) -> None:
 @given(
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["add", "later", "take", "ok", "fail", "tick"]),
+            st.sampled_from(["add", "later", "urgent", "take", "ok", "fail", "tick"]),
             st.sampled_from([A, B, C]),
         ),
         max_size=60,
@@ -207,8 +276,8 @@ def test_no_key_is_lost_and_none_runs_twice_at_once(
     owed: set[tuple[str, str]] = set()
     for step, key in steps:
         match step:
-            case "add" | "later":
-                queue.add(key, after_s=2.0 if step == "later" else 0.0)
+            case "add" | "later" | "urgent":
+                queue.add(key, after_s=2.0 if step == "later" else 0.0, urgent=step == "urgent")
                 owed.add(key)
             case "take":
                 if taken := queue.take():

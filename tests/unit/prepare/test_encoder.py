@@ -20,12 +20,17 @@ RANGES = ("PAIRED", "FULL")
 PARTS = ("EMBEDDING", "VALUE", "ATTENTION", "FEED_FORWARD")
 
 
-def quantized(graph: onnx.ModelProto, weight_range: str, parts: tuple[str, ...] = PARTS) -> Any:
+def quantized(
+    graph: onnx.ModelProto,
+    weight_range: str,
+    parts: tuple[str, ...] = PARTS,
+    stored: tuple[str, ...] = (),
+) -> Any:
     from deepseek_engine.prepare.quantize.encoder import Part, quantize_encoder
     from deepseek_engine.prepare.quantize.ranges import WeightRange
 
-    chosen = {Part[part] for part in parts}
-    return quantize_encoder(graph, chosen, weight_range=WeightRange[weight_range])
+    chosen, kept = ({Part[part] for part in names} for names in (parts, stored))
+    return quantize_encoder(graph, chosen, weight_range=WeightRange[weight_range], stored=kept)
 
 
 def run(graph: onnx.ModelProto, ids: Array, mask: Array | None = None) -> Array:
@@ -100,6 +105,29 @@ def test_exactly_the_named_products_become_int8(
     before, after = operators(tiny_graph), operators(quantized(tiny_graph, "FULL", parts))
     assert after["MatMulIntegerToFloat"] == products
     assert after["MatMul"] == before["MatMul"] - products
+
+
+def test_weights_that_are_only_stored_as_int8_take_the_bytes_of_int8(
+    tiny_graph: onnx.ModelProto,
+) -> None:
+    def whole_matrices(graph: onnx.ModelProto) -> int:
+        return sum(a.dtype == np.float32 and a.shape == (32, 32) for a in constants(graph).values())
+
+    others = tuple(part for part in PARTS if part != "VALUE")
+    assert whole_matrices(quantized(tiny_graph, "FULL", others)) == 2
+    assert whole_matrices(quantized(tiny_graph, "FULL", others, stored=("VALUE",))) == 0
+
+
+def test_weights_that_are_only_stored_as_int8_are_multiplied_in_fp32(
+    tiny_graph: onnx.ModelProto,
+) -> None:
+    graph = quantized(tiny_graph, "FULL", (), stored=("VALUE",))
+    ids = some_ids(4, 12)
+    given, reference = run(graph, ids), run(tiny_graph, ids)
+    rounded_too = run(quantized(tiny_graph, "FULL", ("VALUE",)), ids)
+    assert operators(graph)["MatMul"] == operators(tiny_graph)["MatMul"]
+    assert operators(graph)["MatMulIntegerToFloat"] == 0
+    assert 0 < np.abs(given - reference).mean() < np.abs(rounded_too - reference).mean()
 
 
 def test_mixed_follows_the_rule_of_adaptive_quantization() -> None:

@@ -23,6 +23,8 @@ from deepseek_engine.client import (
 )
 from deepseek_protos import inference_pb2 as pb
 from deepseek_protos import inference_pb2_grpc, rpc_status_pb2
+from deepseek_worker.answering import Answering
+from deepseek_worker.calls import Ledger
 from deepseek_worker.config import Limits
 from deepseek_worker.drain import Drain
 from deepseek_worker.fleet import Fleet
@@ -89,15 +91,18 @@ def drain() -> Drain:
 async def stub(engine: FakeEngine, drain: Drain) -> AsyncIterator[Any]:
     fleet = Fleet([ModelConfig(name="words", bundle="")])
     fleet.reported(engine.models())
-    service = InferenceService(
-        engine=engine,
+    statistics = Statistics()
+    ledger = Ledger(fleet=fleet, drain=drain, metrics=Metrics(), statistics=statistics)
+    answering = Answering(
+        engine=engine,  # type: ignore[arg-type]
         fleet=fleet,
-        drain=drain,
-        metrics=Metrics(),
-        statistics=Statistics(),
+        ledger=ledger,
         limits=Limits(),
         default_deadline_s=5.0,
-        version="1.2.3",
+        stream_deadline_s=5.0,
+    )
+    service = InferenceService(
+        answering=answering, drain=drain, statistics=statistics, version="1.2.3"
     )
     server = build_server(service, Health(), limits=Limits())
     port = bind(server, host="127.0.0.1", port=0)

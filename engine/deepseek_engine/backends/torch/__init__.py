@@ -8,5 +8,6 @@ because serving on a processor must not pay for them.
 from __future__ import annotations
 
 from deepseek_engine.backends.torch.backend import TorchBackend
+from deepseek_engine.backends.torch.sharded import ShardedBackend, open_variant
 
-__all__ = ["TorchBackend"]
+__all__ = ["ShardedBackend", "TorchBackend", "open_variant"]

@@ -33,6 +33,7 @@ from deepseek_engine.backends.torch.weights import (
     arrange_for_gpu,
     check_gpu_memory,
     load_weights,
+    no_room,
 )
 from deepseek_engine.bundles import OpenBundle
 from deepseek_engine.codec import Array
@@ -79,9 +80,13 @@ class TorchBackend:
             raise unfit(variant) from error
         if self.device != "cpu":
             arrange_for_gpu(module)
+        try:
+            module = module.to(self.device)
+        except torch.cuda.OutOfMemoryError as error:  # somebody took it since it was looked at
+            raise no_room(variant, self.device) from error
         call = ModuleCall(
             torch,
-            module.to(self.device),
+            module,
             description,
             compile_for=capacity if compile_it else 0,
         )

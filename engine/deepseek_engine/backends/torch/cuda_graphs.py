@@ -88,7 +88,8 @@ class CudaGraphs(Eager):
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise CaptureError("out-of-memory", str(error)) from error
-        except RuntimeError as error:
+        # Kernels, compilers and the runtime refuse in ways of their own, and none may fail a batch.
+        except Exception as error:
             raise CaptureError("capture-failed", str(error)) from error
 
     def _capture(self, example: Mapping[str, Array]) -> CudaGraph:
@@ -103,7 +104,9 @@ class CudaGraphs(Eager):
                 self._call(static)
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads go on meanwhile: models are opened in one while another answers requests.
+        # In the default mode each of their allocations would fail and spoil the capture.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = self._call(static)
         return CudaGraph(torch, graph, host, static, outputs)
 

@@ -18,7 +18,7 @@ from deepseek_engine.backends.torch.description import Description
 from deepseek_engine.backends.torch.importing import import_library
 from deepseek_engine.memory import estimate_memory
 
-__all__ = ["arrange_for_gpu", "check_gpu_memory", "load_weights"]
+__all__ = ["arrange_for_gpu", "check_gpu_memory", "load_weights", "no_room"]
 
 MIB = 1024 * 1024
 
@@ -69,10 +69,15 @@ def check_gpu_memory(torch: Any, variant: Variant, device: str) -> None:
     need = estimate_memory(variant)
     free, total = torch.cuda.mem_get_info(device)
     if need > free:
-        raise DeviceError(
-            f"The variant '{variant.id}' needs {need // MIB} MiB on '{device}', of whose "
-            f"{total // MIB} MiB {free // MIB} MiB are free.",
-            hint="Serve fewer models on this GPU, or choose a smaller precision.",
-            code=ErrorCode.RESOURCE_EXHAUSTED,
-            reason="InsufficientMemory",
-        )
+        raise no_room(variant, device, f", of whose {total // MIB} MiB {free // MIB} MiB are free")
+
+
+def no_room(variant: Variant, device: str, why: str = ", which it does not have") -> DeviceError:
+    """The error of a variant that does not fit on a GPU."""
+    need = estimate_memory(variant) // MIB
+    return DeviceError(
+        f"The variant '{variant.id}' needs {need} MiB on '{device}'{why}.",
+        hint="Serve fewer models on this GPU, or choose a smaller precision.",
+        code=ErrorCode.RESOURCE_EXHAUSTED,
+        reason="InsufficientMemory",
+    )

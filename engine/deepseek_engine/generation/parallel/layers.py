@@ -74,6 +74,13 @@ class RowLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self._context, self._reduce = context, reduce
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """This rank's columns of the weight; some libraries ask a layer for its dtype."""
+        weight = self.product.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
+
     def forward(self, part: torch.Tensor) -> torch.Tensor:
         """The whole product, or this rank's summand of it."""
         summand: torch.Tensor = self.product(part)

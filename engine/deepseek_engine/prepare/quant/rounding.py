@@ -2,9 +2,9 @@
 
 Why it exists: streaming, calibrated methods and tests round in the same way. A scale is chosen
 from the values that it is for, rounded to the type that it is stored in, and only then used, so
-that its own rounding costs nothing. Groups of zeros, and groups so small that fp32 has no normal
-number for their scale, become 0 with the scale 1. Rows of int8 and fp8 and blocks of fp8 are
-rounded by `deepseek_kernels.quantize`.
+that its own rounding costs nothing. Rows of int8 and fp8 and blocks are rounded by the rule of
+`deepseek_kernels.rounding`. In int4, groups of zeros, and groups so small that fp32 has no normal
+number for their scale, become 0 with the scale 1.
 
 int4: a symmetric group has 15 or 16 steps for both signs. The steps 1/7, 1/7.5 and 1/8 of the
 largest magnitude are tried and the one with the least squared error is kept, so that weights that
@@ -21,6 +21,7 @@ import torch
 from deepseek_api.errors import PrecisionError, SourceError
 from deepseek_kernels import quantize as nearest
 from deepseek_kernels.packing import pack_int4
+from deepseek_kernels.rounding import quantize_blocks
 from deepseek_kernels.weights import QuantizedWeight
 
 from deepseek_engine.quant.blocks import Int8BlockWeight, LayerWeight
@@ -106,7 +107,8 @@ def quantize_weight(weight: torch.Tensor, scheme: Scheme, *, layer: str = "") ->
         grid = best_grid(groups, symmetric=scheme.symmetric)
         return pack_groups(grid.round(groups), grid, scheme)
     if scheme.kind == "int" and scheme.block is not None:
-        return _int8_blocks(values, scheme.block)
+        data, scale = quantize_blocks(values, scheme.block[0])
+        return Int8BlockWeight(data=data, scale=scale, block=scheme.block)
     if scheme.kind == "int":
         return nearest.quantize_weight(values, "int8")
     return nearest.quantize_weight(values, "fp8-block" if scheme.block else "fp8")
@@ -179,7 +181,7 @@ def _candidates(groups: torch.Tensor, symmetric: bool, shrink: float) -> list[Gr
     # Zero must be representable, or padding and pruned weights would not stay zero.
     low = groups.amin(-1, keepdim=True).clamp(max=0) * shrink
     high = groups.amax(-1, keepdim=True).clamp(min=0) * shrink
-    scale = _stored((high - low) / 15)
+    scale = _stored((high / 2 - low / 2) / 7.5)  # their difference may be infinite
     return [Grid(scale, (-8 - torch.round(low / scale)).clamp_(-8, 7))]
 
 
@@ -195,16 +197,6 @@ def pack_groups(rounded: torch.Tensor, grid: Grid, scheme: Scheme) -> QuantizedW
         group_size=scheme.group_size,
         shape=(rows, columns),
     )
-
-
-def _int8_blocks(values: torch.Tensor, block: tuple[int, int]) -> Int8BlockWeight:
-    rows, columns = values.shape
-    padded = torch.nn.functional.pad(values, (0, -columns % block[1], 0, -rows % block[0]))
-    tiles = padded.reshape(-1, block[0], padded.shape[1] // block[1], block[1])  # [R, r, C, c]
-    scale = _usable(tiles.abs().amax((1, 3), keepdim=True) / nearest.INT8_MAX)
-    rounded = torch.round(tiles / scale).clamp_(-nearest.INT8_MAX, nearest.INT8_MAX)
-    data = rounded.to(torch.int8).reshape(padded.shape)[:rows, :columns].contiguous()
-    return Int8BlockWeight(data=data, scale=scale[:, 0, :, 0].contiguous(), block=block)
 
 
 def _usable(scale: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,8 @@
 
 ONNX Runtime's dynamic quantization has one activation scale for a whole batch: one loud token
 coarsens every sentence, and an answer depends on the sentences that it shares a batch with. Here
-every token (row) is divided by its own largest magnitude and rounded with a fixed scale; the
-product is multiplied back. Answers do not depend on the batch, and agree better with fp32.
-
-GELU is never below -0.17, so the values after it are shifted by that much and use the whole
-unsigned range; the shift's constant contribution goes into the bias.
+every token (row) has its own (:mod:`deepseek_engine.prepare.quantize.rows`), and the product is
+multiplied by it. Answers do not depend on the batch, and agree better with fp32.
 """
 
 from __future__ import annotations
@@ -25,17 +22,14 @@ from deepseek_engine.prepare.quantize.ranges import (
     round_channels,
     round_columns_in_pairs,
 )
+from deepseek_engine.prepare.quantize.rows import AFTER_GELU, SIGNED, quantize_rows
 
-GELU_FLOOR = 0.17
-"""GELU's minimum is -0.16997."""
 REARRANGING = frozenset(
     {"Add", "Div", "Gather", "Mul", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
 )
 """Operators between a projection and the attention that reads it."""
 STEPS = 9
 """How many of them there are at most."""
-TINY = 1e-6
-"""Added to a row's largest magnitude, so that a row of zeros divides by something."""
 
 
 class Part(enum.Enum):
@@ -62,20 +56,29 @@ ALL_PARTS = frozenset(Part)
 
 
 def quantize_encoder(
-    model: onnx.ModelProto, parts: Set[Part], *, weight_range: WeightRange
+    model: onnx.ModelProto,
+    parts: Set[Part],
+    *,
+    weight_range: WeightRange,
+    stored: Set[Part] = frozenset(),
 ) -> onnx.ModelProto:
     """Return a graph in which the named parts are int8 and the rest is fp32.
 
     Args:
         model: fp32.
-        parts: what becomes int8.
+        parts: what becomes int8, weights and activations.
         weight_range: what the target's instructions allow.
+        stored: products, none of them in ``parts``, whose weights are int8 in the file only: they
+            become fp32 when the graph is loaded, and activations are not rounded.
     """
     graph = GraphRewriter(model)
     for node in graph.original:
         weights = graph.weights(node)
-        if weights is not None and part_of(graph, node) in parts:
+        part = None if weights is None else part_of(graph, node)
+        if weights is not None and part in parts:
             _int8_product(graph, node, weights, weight_range)
+        elif weights is not None and part in stored:
+            _int8_weights(graph, node, weights)
         elif graph.is_embedding(node) and Part.EMBEDDING in parts:
             _int8_embedding(graph, node)
         else:
@@ -125,68 +128,59 @@ def _comes_from_attention(graph: GraphRewriter, name: str) -> bool:
 def _int8_product(
     graph: GraphRewriter, node: onnx.NodeProto, weights: Array, weight_range: WeightRange
 ) -> None:
-    """``y = peak * (quantize(x / peak) @ W) + bias`` with ``peak`` per row, W ``[K, N]``."""
+    """``y = step * ((q - zero) @ W) + bias`` with ``q`` and ``step`` per row, W ``[K, N]``."""
     source, name = node.input[0], node.input[1]
     if weight_range is WeightRange.FULL:
         values, scales = round_channels(weights, axis=1)
     else:
         values, scales = round_columns_in_pairs(weights)
-    after_gelu = _is_gelu(graph, source)
-    rows, peak, scale, zero = _quantized_rows(graph, source, after_gelu=after_gelu)
+    rounding = AFTER_GELU if _is_gelu(graph, source) else SIGNED
+    rows = quantize_rows(graph, source, len(weights), rounding)
     result, bias = graph.take_bias(node)
     product = graph.emit_microsoft(
         "MatMulIntegerToFloat",
         [
-            rows,
+            rows.values,
             graph.constant(f"{name}_int8", values),
-            scale,
+            graph.constant("one", np.float32(1)),
             graph.constant(f"{name}_scale", scales.reshape(-1)),
-            zero,
+            rows.zero,
             graph.constant("weights_zero", np.zeros((), np.int8)),
         ],
         [f"{node.output[0]}_unit"],
     )
-    if after_gelu:
-        shift = -GELU_FLOOR * (values.astype(np.float32) * scales).sum(axis=0)
-        bias = shift if bias is None else bias + shift
     if bias is None:
-        graph.emit("Mul", [product, peak], [result])
+        graph.emit("Mul", [product, rows.steps], [result])
         return
-    scaled = graph.emit("Mul", [product, peak], [f"{node.output[0]}_scaled"])
-    total = graph.constant(f"{name}_bias", np.asarray(bias, np.float32))
+    scaled = graph.emit("Mul", [product, rows.steps], [f"{node.output[0]}_scaled"])
+    # A row, not a vector: the runtime would fuse a vector and GELU into an operator twice as slow.
+    total = graph.constant(f"{name}_bias", np.asarray(bias, np.float32).reshape(1, -1))
     graph.emit("Add", [scaled, total], [result])
-
-
-def _quantized_rows(
-    graph: GraphRewriter, source: str, *, after_gelu: bool
-) -> tuple[str, str, str, str]:
-    """Names of the rounded rows, their peaks, and the fixed scale and zero point."""
-    rows, peak = f"{source}_uint8", f"{source}_peak"
-    if after_gelu:
-        scale = graph.constant("unsigned_scale", np.float32(1 / 255))
-        zero = graph.constant("unsigned_zero", np.uint8(0))
-    else:
-        scale = graph.constant("signed_scale", np.float32(1 / 127))
-        zero = graph.constant("signed_zero", np.uint8(128))
-    if graph.has_emitted(rows):  # query, key and value read the same rows
-        return rows, peak, scale, zero
-    axis = graph.constant("last_axis", np.array([-1], np.int64))
-    if after_gelu:
-        floor = graph.constant("gelu_floor", np.float32(GELU_FLOOR))
-        source = graph.emit("Add", [source, floor], [f"{source}_shifted"])
-        magnitude = source
-    else:
-        magnitude = graph.emit("Abs", [source], [f"{source}_magnitude"])
-    largest = graph.emit("ReduceMax", [magnitude, axis], [f"{peak}_raw"], keepdims=1)
-    graph.emit("Add", [largest, graph.constant("tiny", np.float32(TINY))], [peak])
-    unit = graph.emit("Div", [source, peak], [f"{rows}_unit"])
-    graph.emit("QuantizeLinear", [unit, scale, zero], [rows])
-    return rows, peak, scale, zero
 
 
 def _is_gelu(graph: GraphRewriter, name: str) -> bool:
     node = graph.producer(name)
     return node is not None and node.op_type == "Gelu"
+
+
+def _int8_weights(graph: GraphRewriter, node: onnx.NodeProto, weights: Array) -> None:
+    """The product as it was, of weights ``[K, N]`` that are int8 and a scale for each column.
+
+    Only constants go into the two operators, so a runtime computes them once, when it loads the
+    graph; the product that it runs is the one of fp32. No integers are added, so every processor
+    may use the full range.
+    """
+    name = node.input[1]
+    whole, restored = f"{name}_whole", f"{name}_restored"
+    if not graph.has_emitted(restored):  # layers may share a weight
+        values, scales = round_channels(weights, axis=1)
+        stored = graph.constant(f"{name}_int8", values)
+        graph.emit("Cast", [stored], [whole], to=onnx.TensorProto.FLOAT)
+        graph.emit("Mul", [whole, graph.constant(f"{name}_scale", scales)], [restored])
+    product = onnx.NodeProto()
+    product.CopyFrom(node)  # the original tells what surrounds it
+    product.input[1] = restored
+    graph.keep(product)
 
 
 def _int8_embedding(graph: GraphRewriter, node: onnx.NodeProto) -> None:

@@ -15,6 +15,9 @@ MICROSOFT = "com.microsoft"
 """Operator set of ONNX Runtime's own operators."""
 SMALLEST_TABLE = 256
 """Rows from which a gathered table is taken for an embedding."""
+BLOCKS = 21
+"""The first operator set in which values are quantized in blocks. Graphs are raised to it: of what
+the exporter writes, nothing changes its meaning there."""
 
 
 class GraphRewriter:
@@ -34,6 +37,12 @@ class GraphRewriter:
         for node in self.original:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
+        self._dimensions = {
+            value.name: tuple(
+                d.dim_param or str(d.dim_value or "") for d in value.type.tensor_type.shape.dim
+            )
+            for value in (*self._model.graph.input, *self._model.graph.value_info)
+        }
         self._emitted: list[onnx.NodeProto] = []
         self._computed: set[str] = set()
         self._dropped: set[str] = set()
@@ -81,6 +90,11 @@ class GraphRewriter:
             and self.is_matrix(node.input[0])
             and self._constants[node.input[0]].dims[0] >= SMALLEST_TABLE
         )
+
+    def dimensions(self, name: str) -> tuple[str, ...]:
+        """Names or sizes of a value's dimensions; empty if one of them is not known."""
+        found = self._dimensions.get(name, ())
+        return found if all(found) else ()
 
     def array(self, name: str) -> Array:
         """Value of a constant."""
@@ -164,9 +178,14 @@ class GraphRewriter:
             if used & set(node.output):
                 kept.append(node)
                 used.update(node.input)
+        # Shapes between nodes go: with them the runtime would fuse sums into layer norms, and its
+        # operator for both takes twice as long as the two.
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(reversed(kept))
         graph.initializer.extend(t for t in self._constants.values() if t.name in used)
         if all(opset.domain != MICROSOFT for opset in self._model.opset_import):
             self._model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+        for opset in self._model.opset_import:
+            if not opset.domain:
+                opset.version = max(opset.version, BLOCKS)
         return self._model

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from deepseek_engine.prepare.quant.rounding import quantize_weight
-from deepseek_engine.quant.activations import round_tokens_int8
+from deepseek_engine.quant.activations import multiply_fp8, multiply_int8, round_tokens_int8
 from deepseek_engine.quant.exchange import (
     can_quantize,
     exchange,
@@ -19,6 +19,8 @@ from deepseek_engine.quant.exchange import (
 )
 from deepseek_engine.quant.layers import CastLinear, QuantizedLayer, QuantizedLinear
 from deepseek_engine.quant.schemes import SCHEMES
+from deepseek_kernels.ops import fp8_block, fp8_row, w8a8
+from deepseek_kernels.quantize import quantize_weight as nearest
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -241,3 +243,25 @@ def test_printing_a_module_shows_the_scheme() -> None:
     assert isinstance(layer, QuantizedLinear)
     assert "int4-g64, shape=(16, 128), bias=True" in repr(layer)
     assert (layer.in_features, layer.out_features) == (128, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [64, 1088, 2300])
+def test_rounded_inputs_give_the_very_bits_of_the_int8_kernels_reference(
+    columns: int, dtype: torch.dtype
+) -> None:
+    weight, bias = nearest(torch.randn(24, columns), "int8"), torch.randn(24)
+    x = (torch.randn(7, columns) * torch.logspace(-6, 4, 7)[:, None]).to(dtype)
+    x[3] = 0
+    found = multiply_int8(x, weight, bias)
+    assert found.dtype == dtype
+    assert torch.equal(found, w8a8.reference(x, weight, bias))
+
+
+@pytest.mark.parametrize("group", [0, 128], ids=["rows", "blocks"])
+def test_rounded_inputs_agree_with_the_fp8_kernels_reference(group: int) -> None:
+    weight = nearest(torch.randn(24, 300), "fp8-block" if group else "fp8")
+    bias, x = torch.randn(24), torch.randn(7, 300)
+    reference = fp8_block.reference if group else fp8_row.reference
+    found = multiply_fp8(x, weight, bias, group=group)
+    torch.testing.assert_close(found, reference(x, weight, bias), rtol=1e-5, atol=1e-5)

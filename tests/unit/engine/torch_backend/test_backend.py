@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from deepseek_api.errors import BundleError, ConfigurationError, DeviceError
-from deepseek_api.manifest import Variant
 from deepseek_engine.backends import BackendOptions, open_backend
-from deepseek_engine.bundles import OpenBundle, open_bundle
 from deepseek_engine.codec import to_tensor
 from deepseek_engine.engine import Engine
 from deepseek_engine.messages import (
@@ -23,59 +21,10 @@ from deepseek_engine.messages import (
 )
 
 from tests.support import bundles
+from tests.support.torch_bundles import tiny_bert, torch_bundle
 
 # Importing torch takes long on a busy machine.
 pytestmark = pytest.mark.timeout(300)
-
-
-def torch_bundle(
-    folder: Path, description: dict[str, Any], module: Any
-) -> tuple[OpenBundle, Variant]:
-    """A bundle of one torch variant beside the echo graph's place."""
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    save_file(
-        {k: v.contiguous() for k, v in module.state_dict().items()}, folder / "model.safetensors"
-    )
-    weights = (folder / "model.safetensors").read_bytes()
-    parts = bundles.BundleParts(
-        task="tensors",
-        inputs=description["inputs"],
-        outputs=description["outputs"],
-        variant={"backend": "torch", "id": "torch"},
-    )
-    text = json.dumps({**description, "weights": "model.safetensors"}).encode()
-    bundles.write_raw(folder, text, parts, name="t", extra={"model.safetensors": weights})
-    bundle = open_bundle(folder)
-    return bundle, bundle.manifest.variants[0]
-
-
-def tiny_bert() -> tuple[Any, dict[str, Any]]:
-    transformers = pytest.importorskip("transformers", reason="needs the extra prepare")
-    import torch
-
-    fields = {
-        "model_type": "bert",
-        "vocab_size": 20,
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-    }
-    torch.manual_seed(0)
-    module = transformers.BertModel(
-        transformers.BertConfig(**{k: v for k, v in fields.items() if k != "model_type"}),
-        add_pooling_layer=False,
-    ).eval()
-    return module, {
-        "library": "transformers",
-        "architecture": "BertModel",
-        "config": fields,
-        "arguments": {"add_pooling_layer": False},
-        "inputs": [["input_ids", "INT64", [-1, -1]], ["attention_mask", "INT64", [-1, -1]]],
-        "outputs": [["last_hidden_state", "FP32", [-1, -1, 8]]],
-    }
 
 
 def test_torch_builds_the_module_and_gives_its_answers(tmp_path: Path) -> None:
@@ -205,3 +154,40 @@ def test_torch_without_a_gpu_names_the_way_out(tmp_path: Path, device: str) -> N
     with pytest.raises(DeviceError, match=device) as caught:
         open_backend(bundle, variant, BackendOptions(device=device))
     assert "cpu" in (caught.value.hint or "")
+
+
+class _Full:
+    """A module for which a GPU has no room."""
+
+    def to(self, device: str) -> Any:
+        import torch
+
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    def modules(self) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "figures"),
+    [
+        pytest.param(0, "of whose 81920 MiB 0 MiB are free", id="seen before it is loaded"),
+        pytest.param(79 * 1024, "which it does not have", id="taken while it was loaded"),
+    ],
+)
+def test_a_gpu_without_room_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, figures: str
+) -> None:
+    from deepseek_engine.backends.torch import backend
+
+    from tests.support.fake_cuda import MIB, FakeCuda, FakeTorch
+
+    module, description = tiny_bert()
+    bundle, variant = torch_bundle(tmp_path / "t", description, module)
+    fake = FakeTorch(FakeCuda(free=free_mib * MIB))
+    monkeypatch.setattr(backend, "import_library", lambda name: fake)
+    monkeypatch.setattr(backend, "load_weights", lambda *_: _Full())
+    with pytest.raises(DeviceError, match=figures) as caught:
+        open_backend(bundle, variant, BackendOptions(device="cuda:0"))
+    assert caught.value.reason == "InsufficientMemory"
+    assert "smaller precision" in (caught.value.hint or "")

@@ -80,6 +80,8 @@ def test_a_padded_graph_answers_as_the_module_does(fake: FakeTorch, rows: int, t
     [
         pytest.param(torch.cuda.OutOfMemoryError("no"), "out-of-memory", 1, id="out of memory"),
         pytest.param(RuntimeError("a copy to the host"), "capture-failed", 0, id="not capturable"),
+        pytest.param(ValueError("x: is float64"), "capture-failed", 0, id="a kernel refuses"),
+        pytest.param(Exception("shared memory"), "capture-failed", 0, id="a kernel does not fit"),
     ],
 )
 def test_a_failure_while_capturing_is_told_by_its_reason(
@@ -97,3 +99,9 @@ def test_a_failure_while_capturing_is_told_by_its_reason(
     assert fake.cuda.emptied == emptied
     # The next batch is computed all the same.
     assert graphs.eager(text(1, 8))["hidden"].shape == (1, 8)
+
+
+def test_capturing_forbids_nothing_to_other_threads(fake: FakeTorch) -> None:
+    """A model is opened, and captured, while the device's thread answers for others."""
+    runner_of(fake).warm()
+    assert set(fake.cuda.capture_modes) == {"thread_local"}

@@ -13,6 +13,7 @@ from deepseek_engine.prepare.quant.rounding import (
 )
 from deepseek_engine.quant.blocks import Int8BlockWeight, LayerWeight
 from deepseek_engine.quant.schemes import SCHEMES
+from deepseek_kernels.ops.block_quantize import block_quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,3 +174,22 @@ def test_casting_refuses_to_make_infinities(dtype: torch.dtype) -> None:
     with pytest.raises(PrecisionError, match="'x' holds numbers that") as caught:
         cast_to(torch.tensor([3.4e38]), dtype, "x")
     assert caught.value.reason == "OutOfRange"
+
+
+def test_blocks_are_those_of_block_quantize() -> None:
+    """One rule: a checkpoint's blocks, and what users get of ``block_quantize``, are the same."""
+    weight = random(130, 150)
+    weight[:64, :64], weight[64:128, :64] = 0, 1e-40
+    rounded = quantize_weight(weight, SCHEMES["int8-block"])
+    expected = block_quantize(weight)
+    assert torch.equal(rounded.data, expected.values)
+    assert torch.equal(rounded.scale, expected.scales)
+    assert (float(rounded.scale[0, 0]), float(rounded.scale[1, 0])) == (0, 2.0**-126)
+
+
+@pytest.mark.parametrize("name", INT4)
+def test_groups_that_span_the_whole_range_stay_finite(name: str) -> None:
+    """The distance of their ends is more than fp32 holds."""
+    weight = torch.tensor([-3e38, 3e38]).repeat(4, 128)
+    found = values(quantize_weight(weight, SCHEMES[name]))
+    assert float((found - weight).abs().max()) <= 0.07 * 3e38  # half a step
