@@ -72,7 +72,7 @@ class Kernels:
         Returns:
             Queries ``[T, heads, dim]``.
         """
-        query, key, value = torch.split(rows, (*heads, heads[1]), 1)
+        query, key, value = torch.split(rows, [*heads, heads[1]], 1)
         settings: dict[str, Any] = {}
         if norm is not None:
             settings |= {
