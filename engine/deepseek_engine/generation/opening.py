@@ -20,7 +20,7 @@ from deepseek_engine.bundles import OpenBundle
 from deepseek_engine.generation.opened import OpenedGenerator
 from deepseek_engine.messages import GenerationInfo, ModelConfig
 
-__all__ = ["open_generator"]
+__all__ = ["open_generator", "start_tokens"]
 
 _TOKENIZER = "tokenizer.json"
 _CHAT_TEMPLATE = "chat_template.jinja"
@@ -75,6 +75,7 @@ def open_generator(
             vocabulary=limits.vocabulary,
             context=limits.context,
             end_tokens=tuple(sorted(limits.end_tokens)),
+            start_tokens=() if tokenizer is None else start_tokens(tokenizer),
             max_sequences=settings.max_sequences,
             max_tokens=settings.max_tokens,
             text=tokenizer is not None,
@@ -83,6 +84,14 @@ def open_generator(
         ),
         cache_bytes=blocks * decoder.bytes_per_block(settings.block_size),
     )
+
+
+def start_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """What a `tokenizers.Tokenizer` puts before every text, such as a token for its beginning."""
+    whole = tokenizer.encode("a").ids
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    places = range(len(whole) - len(bare) + 1)
+    return tuple(whole[: next((at for at in places if whole[at : at + len(bare)] == bare), 0)])
 
 
 def _refuse_adapters(model: ModelConfig) -> None:
