@@ -182,7 +182,8 @@ def _grammar(library: Any, constraint: Constraint) -> str:
     if constraint.kind == "json_schema":
         definition = constraint.definition
         json.loads(definition)
-    # Unknown keywords are errors, not ignored: an answer that breaks a schema would look right.
+    # Keywords that the library cannot follow become errors: an answer that breaks its schema would
+    # look right.
     return str(library.LLMatcher.grammar_from_json_schema(definition))
 
 

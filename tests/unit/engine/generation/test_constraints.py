@@ -110,6 +110,10 @@ BAD = {
         Constraint(kind="json_schema", definition='{"type": "objekt"}'),
         "Invalid type: objekt",
     ),
+    "a keyword that cannot be followed": (
+        Constraint(kind="json_schema", definition='{"not": {"type": "string"}}'),
+        'Unimplemented keys: ["not"]',
+    ),
     "reference to elsewhere": (
         Constraint(kind="json_schema", definition='{"$ref": "http://example.com/x"}'),
         "cannot be used",
