@@ -16,7 +16,7 @@ from benchmarks.gpu.inputs import Subjects, random
 from benchmarks.gpu.peers import find
 from benchmarks.gpu.running import AGAIN, OWN, Case
 
-__all__ = ["quantizing"]
+__all__ = ["fill", "quantizing"]
 
 ROWS = (2048, 8192)
 WIDTHS = (4096, 8192, 14336)
@@ -43,7 +43,7 @@ def _norm(rows: int, width: int) -> Case:
         return norm_quantize(x, weight, kind="rms")
 
     subjects.wanted = _back(eager(inputs[0])).reshape(rows, width)
-    _fill(subjects, inputs, own, eager, moved, _back)
+    fill(subjects, inputs, own, eager, moved, _back)
     liger, module = find("liger_kernel.ops.rms_norm", distribution="liger-kernel")
 
     def liger_norm(i: int) -> Callable[[], Any]:
@@ -72,7 +72,7 @@ def _gate(rows: int, width: int) -> Case:
         return silu_mul_quantize(*pair)
 
     subjects.wanted = _back(eager(inputs[0]))
-    _fill(subjects, inputs, own, eager, moved, _back)
+    fill(subjects, inputs, own, eager, moved, _back)
     liger, module = find("liger_kernel.ops.swiglu", distribution="liger-kernel")
     subjects.add_peer(
         "liger and eager quantization",
@@ -83,7 +83,7 @@ def _gate(rows: int, width: int) -> Case:
                 skipped=subjects.skipped)  # fmt: skip
 
 
-def _fill(
+def fill(
     subjects: Subjects,
     inputs: list[Any],
     own: Callable[[Any], Any],
@@ -91,6 +91,7 @@ def _fill(
     moved: int,
     back: Callable[[Any], torch.Tensor],
 ) -> None:
+    """Add our own subject, checked through ``back``, eager and compiled torch, and a copy."""
     # int8 steps of a different order of rounding differ by one here and there.
     subjects.add(f"{OWN}, dequantized", lambda i: lambda: back(own(inputs[i])), limit=2e-2)
     if f"{OWN}, dequantized" not in subjects.calls:

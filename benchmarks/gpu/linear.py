@@ -74,10 +74,8 @@ def _int4(rows: int, shape: Shape) -> Case:
         GEMLITE, gemlite, lambda i: peers.gemlite_int4(module, quantized[i], x), limit=8e-3
     )
     subjects.add(TINYGEMM, lambda i: peers.tinygemm(quantized[i], x), limit=2e-2)
-    bnb, functional = find("bitsandbytes.functional", distribution="bitsandbytes")
-    subjects.add_peer(
-        "bitsandbytes NF4", bnb, lambda i: peers.bitsandbytes_nf4(functional, weights[i], x)
-    )
+    bnb, nf4 = find("bitsandbytes")
+    subjects.add_peer("bitsandbytes NF4", bnb, lambda i: peers.bitsandbytes_nf4(nf4, weights[i], x))
     return _case(f"M={rows}", shape, subjects, work=n * k / 2, unit="TB/s")
 
 

@@ -58,13 +58,11 @@ def tinygemm(weight: QuantizedWeight, x: torch.Tensor) -> Call:
     return lambda: torch.ops.aten._weight_int4pack_mm(given, packed, group, both)
 
 
-def bitsandbytes_nf4(functional: Any, weight: torch.Tensor, x: torch.Tensor) -> Call:
+def bitsandbytes_nf4(module: Any, weight: torch.Tensor, x: torch.Tensor) -> Call:
     """Bitsandbytes' NF4 in blocks of 64: another format, so that its numbers are not compared."""
-    packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
-    if len(x) == 1:
-        return lambda: functional.gemv_4bit(x, packed.t(), state=state)
-    dense = torch.nn.functional.linear
-    return lambda: dense(x, functional.dequantize_4bit(packed, state))
+    packed, state = module.functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    # Its own choice of kernel by the number of rows, as its layers call it.
+    return lambda: module.matmul_4bit(x, packed.t(), quant_state=state)
 
 
 def torchao(module: Any, config: str, weight: torch.Tensor, x: torch.Tensor) -> Call:

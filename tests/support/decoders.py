@@ -26,7 +26,7 @@ YARN = {
 }  # fmt: skip
 DEEPSEEK: dict[str, Any] = {
     **{name: value for name, value in COMMON.items() if name != "head_dim"},
-    "num_attention_heads": 3, "num_key_value_heads": 3, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 3,
     "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 6, "qk_nope_head_dim": 10,
     "v_head_dim": 12, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4,
     "topk_group": 2, "n_shared_experts": 1, "moe_intermediate_size": 20,
@@ -89,6 +89,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": (
         "gpt2",
         {"vocab_size": 97, "n_embd": 36, "n_head": 3, "n_layer": 2, "n_positions": 256},
+    ),
+    "deepseek": ("deepseek_v3", DEEPSEEK),
+    "deepseek, yarn, plain queries, pairs apart": (
+        "deepseek_v3",
+        {
+            **DEEPSEEK, "q_lora_rank": None, "rope_interleave": False,
+            "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.8},
+        },
     ),
 }  # fmt: skip
 """Model type and arguments of transformers' configuration, by what is special."""

@@ -56,7 +56,7 @@ def _end_tokens(folder: Path, config: Mapping[str, Any]) -> frozenset[int]:
     return frozenset()
 
 
-def _common(fields: Fields, *, head_dim: int = 0, activation: str = "hidden_act") -> dict[str, Any]:
+def _common(fields: Fields, *, head_dim: int = 0) -> dict[str, Any]:
     """What all families but GPT-2 have in common."""
     heads = fields.whole("num_attention_heads")
     width = fields.whole("hidden_size")
@@ -74,7 +74,7 @@ def _common(fields: Fields, *, head_dim: int = 0, activation: str = "hidden_act"
         "head_dim": size,
         "ffn": fields.whole("intermediate_size"),
         "context": fields.whole("max_position_embeddings"),
-        "activation": _ACTIVATIONS[fields.one_of(activation, tuple(_ACTIVATIONS))],
+        "activation": _activation(fields, "hidden_act", "silu"),
         "norm_eps": fields.number("rms_norm_eps", 1e-6),
         "tied": fields.flag("tie_word_embeddings", False),
         "attention_scale": size**-0.5,
@@ -82,6 +82,10 @@ def _common(fields: Fields, *, head_dim: int = 0, activation: str = "hidden_act"
         "rope": rope,
         "local_rope": rope,
     }
+
+
+def _activation(fields: Fields, name: str, default: str) -> str:
+    return _ACTIVATIONS[fields.one_of(name, tuple(_ACTIVATIONS), default)]
 
 
 def _rope(fields: Fields) -> Rope:
@@ -196,7 +200,7 @@ def _qwen3(fields: Fields) -> dict[str, Any]:
 def _gemma3(fields: Fields) -> dict[str, Any]:
     fields.only("use_bidirectional_attention", False)
     fields.only("attn_logit_softcapping")
-    found = _common(fields, head_dim=256, activation="hidden_activation")
+    found = _common(fields, head_dim=256)
     every = fields.whole("sliding_window_pattern", 6)
     kinds = [_FULL if (i + 1) % every == 0 else _SLIDING for i in range(found["layers"])]
     bias = fields.flag("attention_bias", False)
@@ -204,6 +208,7 @@ def _gemma3(fields: Fields) -> dict[str, Any]:
     whole = given.object(_FULL) or fields.object("rope_scaling") or Fields({})
     local = given.object(_SLIDING) or Fields({})
     return found | {
+        "activation": _activation(fields, "hidden_activation", "gelu_pytorch_tanh"),
         "norm": "rms_unit_offset",
         "head_norms": True,
         "sandwich": True,
@@ -237,9 +242,7 @@ def _gpt2(fields: Fields) -> dict[str, Any]:
         "head_dim": width // heads,
         "ffn": fields.whole("n_inner", 4 * width),
         "context": fields.whole("n_positions"),
-        "activation": _ACTIVATIONS[
-            fields.one_of("activation_function", tuple(_ACTIVATIONS), "gelu_new")
-        ],
+        "activation": _activation(fields, "activation_function", "gelu_new"),
         "gated": False,
         "norm": "layer",
         "norm_eps": fields.number("layer_norm_epsilon", 1e-5),

@@ -18,6 +18,8 @@ from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.ops.elementwise import (
     check_float,
     check_like,
+    gelu,
+    gelu_tanh,
     on_device_of,
     tile,
 )
@@ -26,8 +28,6 @@ __all__ = ["bias_gelu", "launch", "reference"]
 
 _APPROXIMATIONS = {"exact": "none", "tanh": "tanh"}
 """What torch calls them."""
-_HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
-_TWICE_ROOT: tl.constexpr = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 
 
 def bias_gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "exact") -> Tensor:
@@ -81,11 +81,7 @@ def _kernel(
     v = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
         v += tl.load(bias_ptr + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
-    if TANH:
-        # (1 + tanh u) / 2 is the logistic function of 2 u.
-        y = v * tl.sigmoid((v + 0.044715 * v * v * v) * _TWICE_ROOT)
-    else:
-        y = 0.5 * v * (1.0 + tl.erf(v * _HALF_ROOT))
+    y = gelu_tanh(v) if TANH else gelu(v)
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 

@@ -25,6 +25,8 @@ __all__ = [
     "check_float",
     "check_like",
     "check_rows",
+    "gelu",
+    "gelu_tanh",
     "limit_of",
     "magnitude",
     "on_device_of",
@@ -40,8 +42,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """Types that the kernels read; all of them are computed with in float32."""
 
 _SMALLEST: tl.constexpr = tl.constexpr(2.0**-126)
+_HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
+_TWICE_ROOT: tl.constexpr = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 _INFINITY: tl.constexpr = tl.constexpr(float("inf"))
-_NAN: tl.constexpr = tl.constexpr(float("nan"))
 
 
 @triton.jit
@@ -51,11 +54,23 @@ def magnitude(values: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def gelu(x: tl.tensor) -> tl.tensor:
+    """``x Phi(x)`` by the error function, float32."""
+    return 0.5 * x * (1.0 + tl.erf(x * _HALF_ROOT))
+
+
+@triton.jit
+def gelu_tanh(x: tl.tensor) -> tl.tensor:
+    """Its approximation by tanh, float32: (1 + tanh u) / 2 is the logistic function of 2 u."""
+    return x * tl.sigmoid((x + 0.044715 * x * x * x) * _TWICE_ROOT)
+
+
+@triton.jit
 def symmetric_scale(largest: tl.tensor, LIMIT: tl.constexpr) -> tl.tensor:
     """The scale of groups whose largest magnitudes (as of ``magnitude``) are given."""
     scale = tl.maximum(tl.div_rn(largest, LIMIT), _SMALLEST)
     scale = tl.where(largest == 0.0, 1.0, scale)
-    return tl.where(largest == _INFINITY, _NAN, scale)
+    return tl.where(largest == _INFINITY, float("nan"), scale)
 
 
 @triton.jit

@@ -23,8 +23,9 @@ from tests.support.kernel_gate import TENSOR_CORES, Row
 OPS = "deepseek_kernels.ops"
 FP8 = (89, 90, 100)
 OUTPUTS = {
-    "i8": {"IS_INT8": True, "LIMIT": LIMITS[torch.int8]},
-    "fp8e4nv": {"IS_INT8": False, "LIMIT": LIMITS[torch.float8_e4m3fn]},
+    "i8": {"QUANTIZE": True, "IS_INT8": True, "LIMIT": LIMITS[torch.int8]},
+    "fp8e4nv": {"QUANTIZE": True, "IS_INT8": False, "LIMIT": LIMITS[torch.float8_e4m3fn]},
+    "bf16": {"QUANTIZE": False, "IS_INT8": False, "LIMIT": 0.0},
 }
 
 
@@ -35,6 +36,8 @@ def rows_of_norm() -> Iterator[Row]:
         ("rms", 768, "fp8e4nv"),
         ("layer", norm_quantize.MAX_WIDTH, "i8"),
         ("layer", norm_quantize.MAX_WIDTH, "fp8e4nv"),
+        ("rms", 4096, "bf16"),
+        ("layer", norm_quantize.MAX_WIDTH, "bf16"),
     )
     for kind, width, output in cases:
         rows, columns, warps = row_tile(width)
@@ -53,20 +56,28 @@ def rows_of_norm() -> Iterator[Row]:
             },
             constants=OUTPUTS[output]
             | {"RMS": not full, "HAS_RESIDUAL": full, "HAS_BIAS": full}
-            | {"ROWS": rows, "COLUMNS": columns},
+            | {"UNIT_OFFSET": not full, "ROWS": rows, "COLUMNS": columns},
             divisible=("width",),
             warps=warps,
-            architectures=(80, 90, 100) if output == "i8" else FP8,
+            architectures=FP8 if output == "fp8e4nv" else (80, 90, 100),
         )
 
 
 def rows_of_silu() -> Iterator[Row]:
     """Gated activations, narrow and wide."""
     widest = silu_mul_quantize.MAX_WIDTH
-    for width, output in ((768, "fp8e4nv"), (widest, "i8"), (widest, "fp8e4nv")):
+    cases = (
+        (768, "fp8e4nv", "silu"),
+        (widest, "i8", "silu"),
+        (widest, "fp8e4nv", "silu"),
+        (14336, "bf16", "silu"),
+        (widest, "bf16", "gelu"),
+        (2048, "bf16", "gelu-tanh"),
+    )
+    for width, output, activation in cases:
         rows, columns, warps = row_tile(width)
         yield Row(
-            name=f"silu_mul_quantize {width} {output}",
+            name=f"silu_mul_quantize {width} {output} {activation}",
             kernel=f"{OPS}.silu_mul_quantize:_kernel",
             signature={
                 "gate_ptr": "*bf16",
@@ -75,10 +86,12 @@ def rows_of_silu() -> Iterator[Row]:
                 "scales_ptr": "*fp32",
                 **dict.fromkeys(("rows", "width", "gate_stride", "up_stride"), "i32"),
             },
-            constants=OUTPUTS[output] | {"ROWS": rows, "COLUMNS": columns},
+            constants=OUTPUTS[output]
+            | {"ROWS": rows, "COLUMNS": columns}
+            | {"ACTIVATION": silu_mul_quantize.ACTIVATIONS.index(activation)},
             divisible=("width", "gate_stride", "up_stride"),
             warps=warps,
-            architectures=(80, 90, 100) if output == "i8" else FP8,
+            architectures=FP8 if output == "fp8e4nv" else (80, 90, 100),
         )
 
 

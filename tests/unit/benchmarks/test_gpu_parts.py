@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 import torch
 
-from benchmarks.gpu import elementwise, inputs, linear, sparse
+from benchmarks.gpu import elementwise, inputs, linear, sparse, step
 from benchmarks.gpu.goals import COPY, EAGER, PARTS
 from benchmarks.gpu.running import OWN, Case
 
@@ -30,16 +31,22 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "MANY", (32,))
     monkeypatch.setattr(elementwise, "ROWS", (4,))
     monkeypatch.setattr(elementwise, "WIDTHS", (64,))
+    monkeypatch.setattr(step, "MANY", ((2, 40),))
+    monkeypatch.setattr(step, "FEW", ((1, 20),))
+    monkeypatch.setattr(step, "TOKENS", (5,))
+
+
+def all_of(part: str) -> Iterator[Case]:
+    module, _, function = PARTS[part].module.partition(":")
+    found: ModuleType = importlib.import_module(f"benchmarks.gpu.{module}")
+    yield from getattr(found, function)()
 
 
 def first_of(part: str) -> Case:
-    module, _, function = PARTS[part].module.partition(":")
-    found: ModuleType = importlib.import_module(f"benchmarks.gpu.{module}")
-    case: Case = next(iter(getattr(found, function)()))
-    return case
+    return next(all_of(part))
 
 
-@pytest.mark.parametrize("part", ["k9", "k10", "k8"])
+@pytest.mark.parametrize("part", ["k7", "k9", "k10", "k8"])
 def test_our_own_subject_gives_the_reference_and_can_be_called(part: str) -> None:
     case = first_of(part)
     assert OWN in case.subjects, case.skipped
@@ -57,6 +64,17 @@ def test_a_dense_baseline_stands_beside_every_linear_layer(part: str) -> None:
     # Everything that a goal compares with is there, or is told with its reason.
     for goal in PARTS[part].goals:
         assert goal.peer in case.subjects or case.skipped[goal.peer]
+
+
+def test_every_case_of_a_step_has_our_subject_and_the_peers_of_its_goals() -> None:
+    for part in ("k7", "k8"):
+        cases = {case.group: case for case in all_of(part)}
+        assert all(OWN in case.subjects for case in cases.values())
+        for goal in PARTS[part].goals:
+            assert goal.peer in cases[goal.case].subjects
+        for case in cases.values():
+            for calls in case.subjects.values():
+                calls[0]()
 
 
 def test_the_share_of_a_copy_moves_as_many_bytes() -> None:

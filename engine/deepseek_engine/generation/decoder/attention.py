@@ -13,6 +13,7 @@ from torch import nn
 from deepseek_engine.generation.config import DecoderConfig
 from deepseek_engine.generation.decoder.build import Builder
 from deepseek_engine.generation.decoder.cache import LayerCache
+from deepseek_engine.generation.decoder.kernels import Kernels
 from deepseek_engine.generation.decoder.norms import RmsNorm
 from deepseek_engine.generation.decoder.paged import attend
 from deepseek_engine.generation.decoder.rope import rotate
@@ -28,7 +29,7 @@ class Attention(nn.Module):
         """Read the layer's tensors."""
         super().__init__()
         names, size = build.names, config.head_dim
-        self.heads, self.kv_heads = build.heads
+        self.heads, self.kv_heads = build.plan.heads.count, build.plan.heads.kv_count
         self.size = size
         self.scale, self.window = config.attention_scale, config.windows[index]
         self.rope = config.rope_of(index)
@@ -39,6 +40,7 @@ class Attention(nn.Module):
             sizes if len(qkv) == len(sizes) else [sum(sizes)],
             config.width,
             bias=config.qkv_bias,
+            fused=[build.layer(index, name) for name in names.fused_qkv],
         )
         self.out = build.rows(
             build.layer(index, names.out),
@@ -60,6 +62,14 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, step: Step, cache: LayerCache) -> torch.Tensor:
         """From tokens ``[T, width]`` to what they add to themselves, ``[T, width]``."""
         rows = self.qkv(x).view(len(x), -1, self.size)
+        if step.kernels is not None:
+            found = self._by_kernels(step.kernels, rows, step, cache)
+        else:
+            found = self._by_torch(rows, step, cache)
+        added: torch.Tensor = self.out(found.reshape(len(x), -1))
+        return added
+
+    def _by_torch(self, rows: torch.Tensor, step: Step, cache: LayerCache) -> torch.Tensor:
         turned = rows[:, : self.heads + self.kv_heads]
         if self.norm is not None:
             turned = self.norm(turned)
@@ -67,6 +77,18 @@ class Attention(nn.Module):
             turned = rotate(turned, *step.turns[self.rope], interleaved=self.rope.interleaved)
         queries, keys = turned[:, : self.heads], turned[:, self.heads :]
         step.write(cache, keys, rows[:, self.heads + self.kv_heads :])
-        found = attend(queries, cache, step.plan, scale=self.scale, window=self.window)
-        added: torch.Tensor = self.out(found.reshape(len(x), -1))
-        return added
+        return attend(queries, cache, step.plan, scale=self.scale, window=self.window)
+
+    def _by_kernels(
+        self, kernels: Kernels, rows: torch.Tensor, step: Step, cache: LayerCache
+    ) -> torch.Tensor:
+        queries = kernels.turn_and_write(
+            rows,
+            (self.heads, self.kv_heads),
+            cache,
+            step.inputs,
+            rope=self.rope,
+            turns=None if self.rope is None else step.turns[self.rope],
+            norm=self.norm,
+        )
+        return kernels.attend(queries, cache, step.inputs, scale=self.scale, window=self.window)

@@ -2,91 +2,94 @@
 
 Why it exists: a layer says what it is made of (`columns`, `rows`, `embedding`), and here it is
 decided how that is held: in floating point or quantized, whole or one rank's part. Nothing is ever
-held twice: a tensor is read, cast or rounded, and let go before the next one. What the model does
-not ask for is found at the end by `finish`.
+held twice: a tensor is read, cast or rounded, and let go before the next one.
 """
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from deepseek_api.errors import SourceError
+from deepseek_kernels.quantize import quantize_weight
 from torch import nn
 
 from deepseek_engine.generation.config import DecoderConfig
 from deepseek_engine.generation.decoder.names import names_of
 from deepseek_engine.generation.decoder.norms import LayerNorm, RmsNorm, make_norm
+from deepseek_engine.generation.decoder.places import Place, Places
+from deepseek_engine.generation.decoder.products import (
+    Embedding,
+    Weight,
+    dense,
+    product,
+    rows_of,
+)
+from deepseek_engine.generation.decoder.reading import Reader
+from deepseek_engine.generation.parallel.context import SINGLE, ParallelContext
+from deepseek_engine.generation.parallel.layers import (
+    RowLinear,
+    VocabularyEmbedding,
+    VocabularyLogits,
+)
+from deepseek_engine.generation.parallel.slices import Cut, ModelShape, ShardPlan
 from deepseek_engine.quant.checkpoint import Checkpoint
+from deepseek_engine.quant.layers import QuantizedEmbedding
+from deepseek_engine.quant.schemes import SCHEMES
 
-__all__ = ["Builder", "Linear"]
-
-_HINT = "Check that the checkpoint belongs to this architecture and configuration."
-
-
-class Linear(nn.Module):
-    """``y = x W^T + b`` in floating point."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Take ``weight [N, K]`` and ``bias [N]``."""
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From ``[..., K]`` to ``[..., N]``."""
-        return nn.functional.linear(x, self.weight, self.bias)
+__all__ = ["Builder", "model_shape"]
 
 
-class Embedding(nn.Module):
-    """Rows of a table."""
-
-    weight: torch.Tensor
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        """Take ``[rows, K]``."""
-        super().__init__()
-        self.register_buffer("weight", weight)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """From numbers ``[T]`` to rows ``[T, K]``."""
-        return nn.functional.embedding(ids, self.weight)
+def model_shape(config: DecoderConfig) -> ModelShape:
+    """What dividing a model must know of it."""
+    return ModelShape(
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        vocabulary=config.vocabulary,
+        experts=config.experts.count if config.experts else 0,
+        tied=config.tied,
+    )
 
 
 @dataclass
 class Builder:
-    """Reads what layers ask for."""
+    """Reads what layers ask for, and makes modules of it."""
 
     config: DecoderConfig
     checkpoint: Checkpoint
     device: torch.device
     dtype: torch.dtype
+    context: ParallelContext
+    int8: bool = False
+    """Whether weights of products, the embedding and the head are rounded to int8 by row, where
+    the checkpoint holds them in floating point."""
 
     def __post_init__(self) -> None:
+        shape = model_shape(self.config)
+        self.plan = ShardPlan(shape, self.context)
+        self.reader = Reader(self.checkpoint, self.plan, ShardPlan(shape, SINGLE))
         self.names = names_of(self.config.architecture)
-        self._used: set[str] = set()
-        embedding = f"{self.names.embedding}.weight"
+        self.places = Places(self.names.prefixes)
+        name = self.names.embedding
         self.prefix = next(
-            (each for each in self.names.prefixes if each + embedding in self.checkpoint),
+            (each for each in self.names.prefixes if self._has(each + name)),
             self.names.prefixes[0],
         )
-
-    @property
-    def heads(self) -> tuple[int, int]:
-        """Heads of queries, and of keys and values, that are held here."""
-        return self.config.heads, self.config.kv_heads
 
     def layer(self, index: int, name: str) -> str:
         """The whole name of a part of a layer."""
         return f"{self.prefix}{self.names.layer.format(index)}{name}"
 
     def columns(
-        self, names: Sequence[str], sizes: Sequence[int], inputs: int, *, bias: bool = False
+        self,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        inputs: int,
+        *,
+        bias: bool = False,
+        fused: Sequence[str] = (),
     ) -> nn.Module:
         """One product of several layers that have the same input, their rows one after another.
 
@@ -95,16 +98,21 @@ class Builder:
             sizes: output features of each in the whole model.
             inputs: input features.
             bias: whether they have biases.
+            fused: what all of them together are called where they are one layer.
         """
-        parts = [
-            self._matrix(name, (size, inputs)) for name, size in zip(names, sizes, strict=True)
-        ]
-        biases = [
-            self.vector(f"{name}.bias", size)
-            for name, size in zip(names, sizes, strict=True)
-            if bias
-        ]
-        return Linear(_joined(parts), _joined(biases) if biases else None)
+        each = list(zip(names, sizes, strict=True))
+        weights = [self.matrix(name, (size, inputs)) for name, size in each]
+        biases = [self.vector(f"{name}.bias", size) for name, size in each] if bias else []
+        made = product(weights, biases, self.dtype)
+        heights = [rows_of(weight) for weight in weights]
+        for number, (name, size) in enumerate(each):
+            self._note(name, made, sum(heights[:number]), sum(heights), (size, inputs))
+        if fused:
+            # Named by its own name for the rule by which ranks divide it.
+            self._note(fused[0], made, 0, sum(heights), (sum(sizes), inputs))
+            for other in fused[1:]:
+                self.places.copy(fused[0], other)
+        return made
 
     def rows(
         self, name: str, outputs: int, inputs: int, *, bias: bool = False, reduce: bool = True
@@ -113,85 +121,95 @@ class Builder:
 
         ``reduce=False`` leaves the sum to the caller, who adds other parts first.
         """
-        del reduce  # one rank has the whole sum
-        weight = self._matrix(name, (outputs, inputs))
-        return Linear(weight, self.vector(f"{name}.bias", outputs) if bias else None)
+        weight = self.matrix(name, (outputs, inputs))
+        added = self.vector(f"{name}.bias", outputs) if bias else None
+        alone = self.context.tensor_size == 1
+        plain = product([weight], [] if added is None or not alone else [added], self.dtype)
+        self._note(name, plain, 0, outputs, (outputs, inputs))
+        if alone:
+            return plain
+        return RowLinear(plain, self.context, bias=added, reduce=reduce) if reduce else plain
 
-    def vector(self, name: str, size: int) -> torch.Tensor:
-        """A bias or a weight of a norm, ``[size]``."""
-        return self._read(name, (size,))
+    def matrix(self, name: str, shape: tuple[int, int], *, table: bool = False) -> Weight:
+        """This rank's part of a layer's weight, whose whole shape is ``[N, K]``.
 
-    def norm(self, name: str, size: int | None = None) -> RmsNorm | LayerNorm:
-        """A norm over ``size`` numbers; by default a token's."""
-        size = size or self.config.width
+        A ``table`` is an embedding or a head, which no family stores the other way round.
+        """
+        if name in self.reader.schemes:
+            weight, scheme = self.reader.quantized(name, shape)
+            return weight.to(self.device), scheme
+        turned = self.names.transposed and not table
+        stored = self.reader.tensor(f"{name}.weight", shape[::-1] if turned else shape)
+        found = stored.to(self.device, self.dtype)
+        return self._rounded(found.t() if turned else found, name, table=table)
+
+    def vector(self, name: str, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A bias or a weight of a norm, ``[size]`` in the whole model."""
+        return self.reader.tensor(name, (size,)).to(self.device, dtype or self.dtype)
+
+    def norm(self, name: str) -> RmsNorm | LayerNorm:
+        """A norm of tokens."""
+        size = self.config.width
         bias = self.vector(f"{name}.bias", size) if self.config.norm == "layer" else None
         weight = self.vector(f"{name}.weight", size)
         return make_norm(self.config.norm, weight, bias, self.config.norm_eps)
 
-    def embedding(self) -> Embedding:
-        """The vectors of tokens."""
+    def embedding(self) -> tuple[nn.Module, Weight]:
+        """The vectors of tokens, and their weight for a head that shares it."""
         config = self.config
         name = f"{self.prefix}{self.names.embedding}"
-        return Embedding(self._read(f"{name}.weight", (config.vocabulary, config.width)))
+        weight = self.matrix(name, (config.vocabulary, config.width), table=True)
+        if self.context.tensor_size > 1:
+            rows = dense(weight, self.dtype)
+            return VocabularyEmbedding(rows, config.vocabulary, self.context), weight
+        if isinstance(weight, torch.Tensor):
+            return Embedding(weight), weight
+        return QuantizedEmbedding(weight[0], weight[1], dtype=self.dtype), weight
 
     def positions(self) -> Embedding:
         """Learned vectors of positions."""
         config = self.config
-        name = f"{self.prefix}{self.names.positions}"
-        return Embedding(self._read(f"{name}.weight", (config.context, config.width)))
+        name = f"{self.prefix}{self.names.positions}.weight"
+        table = self.reader.tensor(name, (config.context, config.width))
+        return Embedding(table.to(self.device, self.dtype))
 
-    def head(self, embedding: nn.Module) -> nn.Module:
-        """The product that gives scores; it shares the embedding's weight if they are tied."""
-        name = self.names.head
-        if self.config.tied:
-            self._used.add(f"{name}.weight")  # some publish the same numbers twice
-            assert isinstance(embedding, Embedding)
-            return Linear(embedding.weight, None)
-        return Linear(self._matrix(name, (self.config.vocabulary, self.config.width)), None)
+    def head(self, tied: Weight | None) -> nn.Module:
+        """The product that gives scores; ``tied`` is the embedding's weight if they share it."""
+        name, config = self.names.head, self.config
+        if config.tied:
+            self.reader.skip(name)  # some publish the same numbers twice
+        shape = (config.vocabulary, config.width)
+        weight = self.matrix(name, shape, table=True) if tied is None else tied
+        plain = product([weight], [], self.dtype)
+        if self.context.tensor_size == 1:
+            return plain
+        return VocabularyLogits(plain, config.vocabulary, self.context)
 
     def finish(self) -> None:
-        """Refuse tensors that nothing asked for.
+        """Refuse tensors that nothing asked for; `Reader.finish` says how."""
+        ignored = self.names.ignored
+        if self.names.predicts_ahead:
+            ignored = (*ignored, self.layer(self.config.layers, "*"))
+        self.reader.finish(ignored)
 
-        Raises:
-            SourceError: there are some; it names the first.
-        """
-        extra = [
-            name
-            for name in self.checkpoint.names
-            if name not in self._used
-            and not any(fnmatch.fnmatch(name, each) for each in self.names.ignored)
-        ]
-        if extra:
-            shown = ", ".join(extra[:4]) + (" ..." if len(extra) > 4 else "")
+    def _note(
+        self, name: str, module: nn.Module, first: int, rows: int, shape: tuple[int, int]
+    ) -> None:
+        turned = self.names.transposed
+        cut = self.plan.cut(f"{name}.weight", shape[::-1] if turned else shape) or Cut()
+        along_outputs = (cut.dim == 0) != turned
+        self.places.add(name, Place(module, first, rows, shape, cut, along_outputs))
+
+    def _has(self, layer: str) -> bool:
+        return f"{layer}.weight" in self.reader or layer in self.reader.schemes
+
+    def _rounded(self, weight: torch.Tensor, layer: str, *, table: bool) -> Weight:
+        if not self.int8:
+            return weight.contiguous()
+        if not bool(torch.isfinite(weight).all()):
             raise SourceError(
-                f"The checkpoint has {len(extra)} tensors that the model does not know: {shown}.",
-                hint=_HINT,
-                reason="TensorUnknown",
+                f"The weight of the layer '{layer}' holds NaN or infinity.",
+                hint="Fetch the checkpoint again; if its training diverged, use an earlier one.",
+                reason="WeightsNotFinite",
             )
-
-    def _matrix(self, name: str, shape: tuple[int, int]) -> torch.Tensor:
-        name = f"{name}.weight"
-        if self.names.transposed and name != f"{self.names.head}.weight":
-            return self._read(name, shape[::-1]).t().contiguous()
-        return self._read(name, shape)
-
-    def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor in the model's type on its device."""
-        if name not in self.checkpoint:
-            raise SourceError(
-                f"The checkpoint lacks the tensor '{name}'.", hint=_HINT, reason="TensorMissing"
-            )
-        given = self.checkpoint.spec(name).shape
-        if given != shape:
-            raise SourceError(
-                f"'{name}' has the shape {list(given)} in the checkpoint and {list(shape)} in the "
-                "model.",
-                hint=_HINT,
-                reason="TensorShapeWrong",
-            )
-        self._used.add(name)
-        return self.checkpoint.read(name).to(self.device, self.dtype)
-
-
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        return quantize_weight(weight, "int8"), SCHEMES["int8" if table else "int8-dynamic"]

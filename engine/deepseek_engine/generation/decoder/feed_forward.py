@@ -35,7 +35,7 @@ class FeedForward(nn.Module):
         Args:
             config: of the model.
             build: reads them.
-            prefix: of their names; what follows is in the table of names.
+            prefix: of their names; what follows stands in the table of names.
             ffn: inner width.
             reduce: False leaves the sum over ranks to the caller.
         """

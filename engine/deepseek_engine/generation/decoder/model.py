@@ -11,10 +11,15 @@ import torch
 from torch import nn
 
 from deepseek_engine.generation.config import DecoderConfig, Rope
+from deepseek_engine.generation.decoder.adapted import Selection
 from deepseek_engine.generation.decoder.attention import Attention
 from deepseek_engine.generation.decoder.build import Builder
 from deepseek_engine.generation.decoder.cache import LayerCache, PagedKVCache, bytes_per_position
+from deepseek_engine.generation.decoder.experts import MixtureLayer
 from deepseek_engine.generation.decoder.feed_forward import FeedForward
+from deepseek_engine.generation.decoder.kernels import find_kernels
+from deepseek_engine.generation.decoder.latent import LatentAttention
+from deepseek_engine.generation.decoder.places import Places
 from deepseek_engine.generation.decoder.plan import StepPlan
 from deepseek_engine.generation.decoder.rope import frequencies, tables
 from deepseek_engine.generation.decoder.step import Step
@@ -31,9 +36,16 @@ class Layer(nn.Module):
         super().__init__()
         names = build.names
         self.before_attention = build.norm(build.layer(index, names.before_attention))
-        self.attention = Attention(config, index, build)
+        kind = Attention if config.latent is None else LatentAttention
+        self.attention = kind(config, index, build)
         self.before_mlp = build.norm(build.layer(index, names.before_mlp))
-        self.mlp = FeedForward(config, build, build.layer(index, ""), config.ffn)
+        mlp = build.layer(index, names.mlp)
+        mixed = config.experts is not None and index >= config.experts.first
+        self.mlp = (
+            MixtureLayer(config, build, mlp)
+            if mixed
+            else FeedForward(config, build, mlp, config.ffn)
+        )
         self.after_attention = self.after_mlp = None
         if config.sandwich:
             self.after_attention = build.norm(build.layer(index, names.after_attention))
@@ -52,24 +64,36 @@ class Decoder(nn.Module):
     """A `DecoderModel`; `deepseek_engine.generation.weights.load_decoder` makes one."""
 
     def __init__(self, config: DecoderConfig, build: Builder, *, cache_dtype: torch.dtype) -> None:
-        """Read all tensors; ``cache_dtype`` is how keys and values are stored."""
+        """Read this rank's tensors; ``cache_dtype`` is how keys and values are stored."""
         super().__init__()
         self.config = config
         self.cache_dtype = cache_dtype
         self._device, self._dtype = build.device, build.dtype
-        self.embedding = build.embedding()
-        self.positions = build.positions() if config.learned_positions else None
+        self.kernels = find_kernels(config, build.device, build.dtype, cache_dtype)
+        """What computes attention on a GPU."""
+        self.places: Places = build.places
+        """Where the hub's layers lie, for adapters."""
+        self.selection: Selection | None = None
+        """Which adapters the running step uses; None: none are loaded."""
+        context = build.context
+        first, last = context.first_stage, context.last_stage
+        # The last stage needs the embedding's weight too if its head shares it.
+        made = build.embedding() if first or (last and config.tied) else None
+        self.embedding = made[0] if made is not None and first else None
+        self.positions = build.positions() if first and config.learned_positions else None
         # In the model's type, as it was trained: 16 bits round this factor.
         self._scale = torch.tensor(config.embedding_scale, dtype=build.dtype, device=build.device)
-        self.layers = nn.ModuleList(Layer(config, i, build) for i in range(config.layers))
-        self.norm = build.norm(f"{build.prefix}{build.names.final_norm}")
-        self.head = build.head(self.embedding)
-        ropes = {config.rope_of(index) for index in range(config.layers)}
+        self.layers = nn.ModuleList(Layer(config, i, build) for i in build.plan.layers)
+        self.norm = self.head = None
+        if last:
+            self.norm = build.norm(f"{build.prefix}{build.names.final_norm}")
+            self.head = build.head(made[1] if made is not None and config.tied else None)
+        ropes = {config.rope_of(index) for index in build.plan.layers}
         rotated = config.latent.rope_dim if config.latent else config.head_dim
         self._frequencies: dict[Rope, torch.Tensor] = {
             rope: frequencies(rope, rotated).to(build.device) for rope in ropes if rope is not None
         }
-        self._cached = (build.heads[1] if config.latent is None else 1, config.cached_dims)
+        self._cached = (1 if config.latent else build.plan.heads.kv_count, config.cached_dims)
 
     @property
     def limits(self) -> ModelLimits:
@@ -83,6 +107,16 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         """Where it computes."""
         return self._device
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's vector between layers."""
+        return self.config.width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of vectors between layers."""
+        return self._dtype
 
     def bytes_per_block(self, block_size: int) -> int:
         """Bytes that one block of the cache takes, all layers together."""
@@ -108,7 +142,8 @@ class Decoder(nn.Module):
         return self.score(self.run(x, inputs, cache), inputs)
 
     def embed(self, inputs: StepInputs) -> torch.Tensor:
-        """Vectors ``[T, width]`` of tokens."""
+        """Vectors ``[T, width]`` of tokens; on the first stage."""
+        assert self.embedding is not None  # on other stages nobody asks
         x: torch.Tensor = self.embedding(inputs.tokens)
         if self.config.embedding_scale != 1.0:
             x = x * self._scale
@@ -117,14 +152,18 @@ class Decoder(nn.Module):
         return x
 
     def run(self, x: torch.Tensor, inputs: StepInputs, cache: PagedKVCache) -> torch.Tensor:
-        """All layers, from ``[T, width]`` to ``[T, width]``."""
+        """This stage's layers, from ``[T, width]`` to ``[T, width]``."""
+        if self.selection is not None:
+            self.selection.choose(inputs.adapters)
         step = self._step(inputs, cache)
         for layer, kept in zip(self.layers, cache.layers, strict=True):
             x = layer(x, step, kept)
         return x
 
     def score(self, x: torch.Tensor, inputs: StepInputs) -> torch.Tensor:
-        """Scores of the wanted rows."""
+        """Scores of the wanted rows; on the last stage."""
+        assert self.norm is not None  # on other stages nobody asks
+        assert self.head is not None  # the same
         found: torch.Tensor = self.head(self.norm(x[inputs.logits_rows])).float()
         cap = self.config.score_cap
         return torch.tanh(found / cap) * cap if cap else found
@@ -133,6 +172,9 @@ class Decoder(nn.Module):
         turns = {}
         for rope, frequency in self._frequencies.items():
             cos, sin = tables(frequency, inputs.positions, rope.amplitude)
-            turns[rope] = cos.to(self._dtype), sin.to(self._dtype)
-        plan = StepPlan.of(inputs, block_size=cache.block_size, blocks=cache.blocks)
-        return Step(inputs, plan, turns)
+            kept = torch.float32 if self.kernels is not None else self._dtype
+            turns[rope] = cos.to(kept), sin.to(kept)
+        plan = None
+        if self.kernels is None:
+            plan = StepPlan.of(inputs, block_size=cache.block_size, blocks=cache.blocks)
+        return Step(inputs, turns, self.kernels, plan)

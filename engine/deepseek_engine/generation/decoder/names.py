@@ -25,16 +25,22 @@ class Names:
     layer: str = "layers.{}."
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     """Products whose rows are queries, keys and values, in this order."""
+    fused_qkv: tuple[str, ...] = ("self_attn.qkv_proj", "self_attn.query_key_value")
+    """What adapters may call the three together; the first decides how ranks divide it."""
     out: str = "self_attn.o_proj"
     head_norms: tuple[str, str] = ("self_attn.q_norm", "self_attn.k_norm")
-    up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
-    down: str = "mlp.down_proj"
+    mlp: str = "mlp."
+    up: tuple[str, ...] = ("gate_proj", "up_proj")
+    """Behind ``mlp``, as the next."""
+    down: str = "down_proj"
     before_attention: str = "input_layernorm"
     after_attention: str = ""
     before_mlp: str = "post_attention_layernorm"
     after_mlp: str = ""
     transposed: bool = False
     """Whether weights of products are stored as inputs by outputs."""
+    predicts_ahead: bool = False
+    """Whether a layer may follow that guesses a token more, which is not used."""
     ignored: tuple[str, ...] = ("*.rotary_emb.inv_freq",)
     """Patterns of tensors that say nothing new."""
 
@@ -47,6 +53,7 @@ _NAMES = {
         before_mlp="pre_feedforward_layernorm",
         after_mlp="post_feedforward_layernorm",
     ),
+    "deepseek_v3": replace(_HUB, predicts_ahead=True),
     "gpt2": Names(
         prefixes=("transformer.", ""),
         embedding="wte",
@@ -54,9 +61,10 @@ _NAMES = {
         final_norm="ln_f",
         layer="h.{}.",
         qkv=("attn.c_attn",),
+        fused_qkv=(),
         out="attn.c_proj",
-        up=("mlp.c_fc",),
-        down="mlp.c_proj",
+        up=("c_fc",),
+        down="c_proj",
         before_attention="ln_1",
         before_mlp="ln_2",
         transposed=True,

@@ -13,6 +13,7 @@ import torch
 
 from deepseek_engine.generation.config import Rope
 from deepseek_engine.generation.decoder.cache import LayerCache
+from deepseek_engine.generation.decoder.kernels import Kernels
 from deepseek_engine.generation.decoder.plan import StepPlan
 from deepseek_engine.generation.steps import StepInputs
 
@@ -24,9 +25,18 @@ class Step:
     """The inputs and what was made of them."""
 
     inputs: StepInputs
-    plan: StepPlan
     turns: Mapping[Rope, tuple[torch.Tensor, torch.Tensor]]
-    """Cosines and sines ``[T, size / 2]`` in the model's type, for each rotation."""
+    """Cosines and sines ``[T, size / 2]`` for each rotation: fp32 for kernels, else in the model's
+    type."""
+    kernels: Kernels | None
+    """What computes attention on a GPU; None: plain torch, by the plan."""
+    _plan: StepPlan | None
+
+    @property
+    def plan(self) -> StepPlan:
+        """What plain torch needs to know."""
+        assert self._plan is not None  # made wherever there are no kernels
+        return self._plan
 
     def write(self, cache: LayerCache, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store this step's keys and values ``[T, heads, dim]`` of a layer."""
