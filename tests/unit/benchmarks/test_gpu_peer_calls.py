@@ -91,7 +91,7 @@ def classes_of_gemlite() -> Iterator[tuple[str, ast.ClassDef]]:
         ("A8W8_int8_dynamic", {"device", "dtype"}, ["weight"]),
         ("A8W8_fp8_dynamic", {"device", "dtype", "block_quant"}, ["weight"]),
     ],
-    ids=str,
+    ids=["int4", "int8 weights", "int8", "fp8"],
 )
 def test_gemlite_has_the_processors(name: str, made_with: set[str], weights: list[str]) -> None:
     classes = dict(classes_of_gemlite())
