@@ -96,6 +96,8 @@ class Builder:
     ) -> nn.Module:
         """One product of several layers that have the same input, their rows one after another.
 
+        The input is the answer of a norm.
+
         Args:
             names: of the layers.
             sizes: output features of each in the whole model.
@@ -106,7 +108,7 @@ class Builder:
         each = list(zip(names, sizes, strict=True))
         weights = [self.matrix(name, (size, inputs)) for name, size in each]
         biases = [self.vector(f"{name}.bias", size) for name, size in each] if bias else []
-        made = product(weights, biases, self.dtype)
+        made = product(weights, biases, self.dtype, normed=True)
         heights = [rows_of(weight) for weight in weights]
         for number, (name, size) in enumerate(each):
             self._note(name, made, sum(heights[:number]), sum(heights), (size, inputs))
@@ -183,7 +185,7 @@ class Builder:
             self.reader.skip(name)  # some publish the same numbers twice
         shape = (config.vocabulary, config.width)
         weight = self.matrix(name, shape, table=True) if tied is None else tied
-        plain = product([weight], [], self.dtype)
+        plain = product([weight], [], self.dtype, normed=True)
         if self.context.tensor_size == 1:
             return plain
         return VocabularyLogits(plain, config.vocabulary, self.context)
