@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from deepseek_api.errors import SourceError
 from deepseek_kernels.quantize import quantize_weight
+from deepseek_kernels.weights import QuantizedWeight
 from torch import nn
 
 from deepseek_engine.generation.config import DecoderConfig
@@ -39,6 +40,8 @@ from deepseek_engine.quant.layers import QuantizedEmbedding
 from deepseek_engine.quant.schemes import SCHEMES
 
 __all__ = ["Builder", "model_shape"]
+
+_ROWS_AT_ONCE = 8192
 
 
 def model_shape(config: DecoderConfig) -> ModelShape:
@@ -93,6 +96,8 @@ class Builder:
     ) -> nn.Module:
         """One product of several layers that have the same input, their rows one after another.
 
+        The input is the answer of a norm.
+
         Args:
             names: of the layers.
             sizes: output features of each in the whole model.
@@ -103,7 +108,7 @@ class Builder:
         each = list(zip(names, sizes, strict=True))
         weights = [self.matrix(name, (size, inputs)) for name, size in each]
         biases = [self.vector(f"{name}.bias", size) for name, size in each] if bias else []
-        made = product(weights, biases, self.dtype)
+        made = product(weights, biases, self.dtype, normed=True)
         heights = [rows_of(weight) for weight in weights]
         for number, (name, size) in enumerate(each):
             self._note(name, made, sum(heights[:number]), sum(heights), (size, inputs))
@@ -180,7 +185,7 @@ class Builder:
             self.reader.skip(name)  # some publish the same numbers twice
         shape = (config.vocabulary, config.width)
         weight = self.matrix(name, shape, table=True) if tied is None else tied
-        plain = product([weight], [], self.dtype)
+        plain = product([weight], [], self.dtype, normed=True)
         if self.context.tensor_size == 1:
             return plain
         return VocabularyLogits(plain, config.vocabulary, self.context)
@@ -212,4 +217,12 @@ class Builder:
                 hint="Fetch the checkpoint again; if its training diverged, use an earlier one.",
                 reason="WeightsNotFinite",
             )
-        return quantize_weight(weight, "int8"), SCHEMES["int8" if table else "int8-dynamic"]
+        # Some rows at a time: rounding needs several copies of what it rounds.
+        parts = [quantize_weight(rows, "int8") for rows in torch.split(weight, _ROWS_AT_ONCE)]
+        whole = QuantizedWeight(
+            scheme="int8",
+            data=torch.cat([part.data for part in parts]),
+            scale=torch.cat([part.scale for part in parts]),
+            shape=(weight.shape[0], weight.shape[1]),
+        )
+        return whole, SCHEMES["int8" if table else "int8-dynamic"]

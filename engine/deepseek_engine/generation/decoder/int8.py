@@ -8,6 +8,11 @@ mates; here tokens are divided by their own scale first, and what FBGEMM is told
 exact integers, so that the numbers are those of
 `deepseek_engine.quant.activations.multiply_int8`, whatever the batch.
 
+What comes out of a norm has channels that are far larger than the others, which 8 bits lose: of
+gemma3-270m that cost 3 % of perplexity. There (``fine``) what rounding leaves is rounded too, with
+a 254th of the scale, as further rows of the same product: weights are read once, so that a few
+tokens take about the same time, and inputs have about 15 bits.
+
 Without VNNI instructions FBGEMM adds two products in 16 bits; inputs then have 7 bits, so that no
 sum can overflow. Processors without FBGEMM (ARM) use torch's plain integer product.
 """
@@ -64,9 +69,12 @@ class Int8Linear(nn.Module):
 
     bias: torch.Tensor | None
 
-    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self, weight: QuantizedWeight, bias: torch.Tensor | None, *, fine: bool = False
+    ) -> None:
         """Take a weight with a scale for each row, and ``bias [N]``."""
         super().__init__()
+        self.fine = fine
         self.limit = _limit()
         """The largest input, by whose scale a token is divided."""
         self.register_buffer("bias", None if bias is None else bias.float())
@@ -80,13 +88,23 @@ class Int8Linear(nn.Module):
         scale = torch.linalg.vector_norm(wide, torch.inf, -1, keepdim=True)
         scale = scale.mul_(1 / self.limit).clamp_min_(torch.finfo(torch.float32).tiny)
         values = wide * scale.reciprocal()
-        if self._packed is not None:
-            found: torch.Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-                values, 1.0, self.limit + 1, self._packed
-            ).mul_(scale)
+        if self.fine:
+            rounded, step = values.round(), 2 * self.limit
+            parts = self._multiply(torch.cat((rounded, (values - rounded).mul_(step))))
+            found = torch.add(parts[: len(x)], parts[len(x) :], alpha=1 / step)
         else:
-            rounded = values.round_().nan_to_num_(0.0).to(torch.int8)
-            found = torch._int_mm(rounded, self._turned).float().mul_(scale).mul_(self._scale)
+            found = self._multiply(values)
+        found.mul_(scale)
         if self.bias is not None:
             found += self.bias
         return found.to(x.dtype)
+
+    def _multiply(self, values: torch.Tensor) -> torch.Tensor:
+        """Round ``[M, K]`` and multiply: exact sums times the scales of rows."""
+        if self._packed is not None:
+            found: torch.Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+                values, 1.0, self.limit + 1, self._packed
+            )
+            return found
+        rounded = values.round().nan_to_num_(0.0).to(torch.int8)
+        return torch._int_mm(rounded, self._turned).float().mul_(self._scale)

@@ -69,7 +69,11 @@ class _SideBySide(nn.Module):
 
 
 def product(
-    weights: Sequence[Weight], biases: Sequence[torch.Tensor], dtype: torch.dtype
+    weights: Sequence[Weight],
+    biases: Sequence[torch.Tensor],
+    dtype: torch.dtype,
+    *,
+    normed: bool = False,
 ) -> nn.Module:
     """The module that multiplies by weights whose rows stand one after another.
 
@@ -77,19 +81,23 @@ def product(
         weights: ``[N, K]`` each.
         biases: one for each weight, or none.
         dtype: of the model.
+        normed: whether the input comes out of a norm, whose channels differ much in size.
     """
     joined = _joined(weights)
     if joined is None:
         each = [[bias] for bias in biases] or [[] for _ in weights]
         return _SideBySide(
-            [product([weight], bias, dtype) for weight, bias in zip(weights, each, strict=True)]
+            [
+                product([weight], bias, dtype, normed=normed)
+                for weight, bias in zip(weights, each, strict=True)
+            ]
         )
     bias = torch.cat(list(biases)) if biases else None
     if isinstance(joined, torch.Tensor):
         return Linear(joined, bias)
     weight, scheme = joined
     if isinstance(weight, QuantizedWeight) and weight.scheme == "int8" and not weight.data.is_cuda:
-        return Int8Linear(weight, bias)
+        return Int8Linear(weight, bias, fine=normed)
     layer = QuantizedLinear(weight, scheme, bias=bias, dtype=dtype)
     if weight.data.is_cuda:
         layer.use_tiles()

@@ -102,9 +102,22 @@ def test_int8_products_are_exact_integer_sums_by_token(columns: int, biased: boo
     assert ((found - exact).norm(dim=1) <= 0.03 * exact.norm(dim=1)).all()
 
 
+def test_fine_products_lose_almost_nothing_of_loud_channels() -> None:
+    draws = torch.Generator().manual_seed(1)
+    weight = quantize_weight(torch.randn(48, 640, generator=draws), "int8")
+    x = torch.randn(9, 640, generator=draws)
+    x[:, 7] *= 100
+    exact = nn.functional.linear(x, weight.dequantize())
+    coarse, fine = (Int8Linear(weight, None, fine=fine) for fine in (False, True))
+    assert (coarse(x) - exact).norm() > 0.01 * exact.norm()
+    assert (fine(x) - exact).norm() < 1e-3 * exact.norm()
+    assert torch.equal(fine(x), torch.cat([fine(row.unsqueeze(0)) for row in x]))
+
+
+@pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
-def test_an_int8_product_of_what_is_no_number_is_none(poison: float) -> None:
-    layer = Int8Linear(quantize_weight(torch.randn(16, 32), "int8"), None)
+def test_an_int8_product_of_what_is_no_number_is_none(poison: float, fine: bool) -> None:
+    layer = Int8Linear(quantize_weight(torch.randn(16, 32), "int8"), None, fine=fine)
     x = torch.randn(3, 32)
     x[1, 5] = poison
     found = layer(x)
