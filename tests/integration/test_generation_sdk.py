@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -182,3 +184,26 @@ def test_without_the_gateway_the_option_says_what_to_install(
     with pytest.raises(deepseek.ConfigurationError, match="not installed") as caught:
         _gateway.check_gateway()
     assert "deepseek[openai]" in str(caught.value)
+
+
+def test_a_killed_engine_fails_streams_and_a_stopped_worker_finishes_them(
+    bundle: Path, tmp_path: Path
+) -> None:
+    models = [model("llama", bundle, generation={"kv_cache_blocks": 64})]
+    with (
+        WorkerProcess(tmp_path, models) as worker,
+        deepseek.Client(worker.wait_ready().target) as client,
+    ):
+        asked: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True}
+        lost = client.generate("llama", PROMPT, **asked)
+        next(lost)
+        os.kill(worker.engine_pid, signal.SIGKILL)
+        with pytest.raises(deepseek.EngineUnavailableError):
+            list(lost)
+        until(lambda: not client.ready(), what="the loss is known")
+        worker.wait_ready()
+        kept = client.generate("llama", PROMPT, **asked)
+        next(kept)
+        worker.signal(signal.SIGTERM)
+        assert list(kept)[-1].parameters["completion_tokens"] == 200
+        assert worker.wait() == 0
