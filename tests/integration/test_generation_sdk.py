@@ -92,6 +92,17 @@ def test_a_refusal_is_an_exception_with_the_servers_sentence(
     assert caught.value.code is deepseek.ErrorCode.INVALID_ARGUMENT
 
 
+def test_an_answer_matches_a_schema(worker: WorkerProcess) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+              "additionalProperties": False}  # fmt: skip
+    with deepseek.Client(worker.target) as client:
+        text = client.complete("llama", PROMPT, max_tokens=100, seed=1, json_schema=schema)
+        assert json.loads(text)["a"] in (True, False)
+        with pytest.raises(deepseek.InferenceError) as caught:
+            client.complete("llama", PROMPT, regex="(")
+    assert caught.value.code is deepseek.ErrorCode.INVALID_ARGUMENT
+
+
 def test_an_unknown_setting_is_refused_before_anything_is_sent() -> None:
     unknown: Any = {"temprature": 1.0}
     with (
