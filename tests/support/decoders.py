@@ -26,7 +26,7 @@ YARN = {
 }  # fmt: skip
 DEEPSEEK: dict[str, Any] = {
     **{name: value for name, value in COMMON.items() if name != "head_dim"},
-    "num_attention_heads": 3, "num_key_value_heads": 3, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 3,
     "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 6, "qk_nope_head_dim": 10,
     "v_head_dim": 12, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4,
     "topk_group": 2, "n_shared_experts": 1, "moe_intermediate_size": 20,

@@ -39,25 +39,37 @@ def list_(
         show(table(("MODEL", "SOURCE", "VARIANTS", "SIZE"), rows, right=["SIZE"], fixed=["MODEL"]))
     total = sum(int(str(bundle["bytes"])) for bundle in bundles)
     say(f"{plural(len(bundles), 'bundle')}, {size(total)}, in {folder}")
+    if imports := _imports():
+        say(f"Imported weights of other formats: {size(_here.folder_bytes(imports))}, in {imports}")
 
 
 @cache.command()
 def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove all prepared bundles; they are made again when they are needed."""
+    """Remove all prepared bundles and what was made on the way to them.
+
+    They are made again when they are needed.
+    """
     from deepseek_engine.prepare.api import cache_folder
 
-    folder = cache_folder()
+    folder, imports = cache_folder(), _imports()
     found = _bundles(folder)
-    if not found:
+    if not found and imports is None:
         say(f"There are no bundles in {folder}.")
         return
-    total = _here.folder_bytes(folder)
+    total = _here.folder_bytes(folder) + (_here.folder_bytes(imports) if imports else 0)
     if not yes and not typer.confirm(
         f"Remove {plural(len(found), 'bundle')} ({size(total)}) in {folder}?"
     ):
         raise typer.Exit(1)
+    for each in (folder, imports):
+        if each is not None and each.exists():
+            _remove(each)
+    say(f"Removed {plural(len(found), 'bundle')}, {size(total)}.")
+
+
+def _remove(folder: Path) -> None:
     try:
         shutil.rmtree(folder)
     except OSError as error:
@@ -65,7 +77,14 @@ def clear(
             f"The cache in '{folder}' cannot be removed: {error.strerror}.",
             hint="Check the permissions of the folder.",
         ) from error
-    say(f"Removed {plural(len(found), 'bundle')}, {size(total)}.")
+
+
+def _imports() -> Path | None:
+    """The folder of imported weights, if there is one."""
+    from deepseek_engine.prepare.folders import imports_folder
+
+    folder = imports_folder()
+    return folder if folder.is_dir() else None
 
 
 def _bundles(folder: Path) -> list[Path]:

@@ -17,12 +17,24 @@ from pathlib import Path
 import platformdirs
 from deepseek_api.errors import SourceError
 
-__all__ = ["cache_base", "locked", "remove_remains", "staging_prefix", "writable"]
+__all__ = [
+    "cache_base",
+    "imports_folder",
+    "locked",
+    "remove_remains",
+    "staging_prefix",
+    "writable",
+]
 
 
 def cache_base() -> Path:
     """Where everything that can be made again lies: ``$DEEPSEEK_CACHE`` or the user's cache."""
     return Path(os.environ.get("DEEPSEEK_CACHE") or platformdirs.user_cache_dir("deepseek"))
+
+
+def imports_folder() -> Path:
+    """Where checkpoints lie that files of other formats became."""
+    return cache_base() / "imports"
 
 
 @contextlib.contextmanager

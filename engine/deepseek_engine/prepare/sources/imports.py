@@ -17,7 +17,7 @@ from deepseek_api.vocabulary import Precision
 
 from deepseek_engine.prepare.events import Reporter
 from deepseek_engine.prepare.folders import (
-    cache_base,
+    imports_folder,
     locked,
     remove_remains,
     staging_prefix,
@@ -52,7 +52,7 @@ def imported(
     sha256 = weights.sha256 if isinstance(weights, Parts) else _hash(weights, report)
     only_bf16 = set(precisions) == {Precision.BF16}
     kind = "bf16" if only_bf16 else "fp32"
-    folder = cache_base() / "imports" / f"{sha256}-{kind}-{IMPORT_VERSION}"
+    folder = imports_folder() / f"{sha256}-{kind}-{IMPORT_VERSION}"
     with locked(folder):
         if (folder / COMPLETE).is_file():
             return folder, sha256

@@ -137,7 +137,7 @@ def test_a_fused_layer_is_the_three_it_stands_for(
     adapter = write_adapter(tmp_path / "x", {f"model.layers.1.self_attn.{name}": (down, up)})
     decoder = load_decoder(folder, adapters={"x": adapter})
     found = Driver(decoder).step({"a": TOKENS}, rows="all", adapters={"a": 0})
-    split = {part: (down, each) for part, each in zip(parts, up.split(rows), strict=True)}
+    split = {part: (down, each) for part, each in zip(parts, torch.split(up, rows), strict=True)}
     wanted = scores(merged(tmp_path / "merged", tensors, split))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,8 @@ def test_numbers_that_are_none_stay_within_their_sequence(
     tokens = prompt(21, vocabulary=96)
     alone = Driver(decoder, blocks=12).greedy({"a": tokens}, 6)
     driver = Driver(decoder, blocks=12)
-    rows = decoder.embedding.weight.data
+    embedding: Any = decoder.embedding
+    rows = embedding.weight.data
     kept = rows[95].clone()
     rows[95] = poison
     try:
