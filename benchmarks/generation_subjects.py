@@ -141,7 +141,8 @@ class Transformers:
 
         torch.set_num_threads(spec["threads"])
         self._torch = torch
-        self._model = transformers.LlamaForCausalLM.from_pretrained(spec["folder"])
+        # Its own annotations do not allow the call.
+        self._model: Any = transformers.LlamaForCausalLM.from_pretrained(spec["folder"])
 
     def first(self) -> np.ndarray[Any, Any]:
         """Warm up; the tokens of a short answer."""

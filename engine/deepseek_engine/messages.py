@@ -135,6 +135,8 @@ class GenerationInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Most tokens of a prompt and its answer together."""
     end_tokens: tuple[int, ...] = ()
     """Tokens that end an answer."""
+    start_tokens: tuple[int, ...] = ()
+    """Tokens that the tokenizer puts before every text."""
     max_sequences: int = 0
     """Most answers that are computed at once."""
     max_tokens: int = 0

@@ -7,7 +7,8 @@ launches in one CUDA graph, on as many copies of the weight as overflow the cach
 product of the shape is timed beside it, so that the dispatcher never takes a slower kernel for a
 faster one.
 
-The search and the files are plain Python and know no GPU; only ``GraphTimer`` does.
+The search and the files are plain Python and know no GPU; only ``GraphTimer`` does. What can be
+tuned is in ``tunables``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import dataclasses
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,70 +34,11 @@ from deepseek_kernels.configuration import (
     load_table,
 )
 from deepseek_kernels.errors import KernelArgumentError, KernelUnavailableError
-from deepseek_kernels.ops import dequantize as dequantizing
-from deepseek_kernels.ops import fp8_block, fp8_row, w4a16, w8a8, w8a16
-from deepseek_kernels.quantize import quantize_weight
-from deepseek_kernels.weights import QuantizedWeight
+from deepseek_kernels.tunables import KERNELS, Steps
 
-__all__ = ["KERNELS", "SHAPES", "GraphTimer", "Timer", "main", "search", "tune", "write_table"]
+__all__ = ["GraphTimer", "Timer", "main", "search", "tune", "write_table"]
 
-SHAPES: Mapping[str, tuple[tuple[int, int], ...]] = {
-    "llama-8b": ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)),
-    "square": ((8192, 8192),),
-    "bert-base": ((2304, 768), (3072, 768)),
-}
-"""N and K of the weights that benchmarks use."""
-
-Steps = Mapping[str, Sequence[int]]
-Launch = Callable[..., torch.Tensor]
-
-_GEMV: Steps = {
-    "block_n": (2, 4, 8, 16),
-    "block_k": (256, 512, 1024, 2048),
-    "split_k": (1, 2, 4, 8),
-    "num_warps": (2, 4, 8),
-}
-_SMALL: Steps = {
-    "block_m": (16, 32, 64),
-    "block_n": (64, 128),
-    "block_k": (64, 128, 256, 512),
-    "split_k": (1, 2, 4, 8),
-    "num_warps": (4, 8),
-    "num_stages": (2, 3, 4, 5),
-}
-_LARGE: Steps = {
-    "block_m": (64, 128, 256),
-    "block_n": (64, 128, 256),
-    "block_k": (64, 128, 256),
-    "group_m": (4, 8, 16),
-    "num_warps": (4, 8),
-    "num_stages": (3, 4, 5),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Tunable:
-    """A kernel that can be tuned."""
-
-    launch: Launch
-    """Called with activations, weight and ``config=``."""
-    weight: Mapping[str, Any]
-    """Arguments of ``quantize_weight``."""
-    tokens: tuple[int, ...]
-    steps: Steps
-
-
-KERNELS: dict[str, Tunable] = {
-    "w4a16_gemv": Tunable(w4a16.launch, {"scheme": "int4", "group_size": 128}, (1, 2, 4, 8), _GEMV),
-    "w4a16_gemm": Tunable(
-        w4a16.launch, {"scheme": "int4", "group_size": 128}, (16, 32, 64), _SMALL
-    ),
-    "w8a16_gemv": Tunable(w8a16.launch, {"scheme": "int8"}, (1, 2, 4, 8), _GEMV),
-    "w8a16_gemm": Tunable(w8a16.launch, {"scheme": "int8"}, (16, 32, 64), _SMALL),
-    "w8a8": Tunable(w8a8.launch, {"scheme": "int8"}, (128, 256, 1024, 4096), _LARGE),
-    "fp8_row": Tunable(fp8_row.launch, {"scheme": "fp8"}, (128, 256, 1024, 4096), _LARGE),
-    "fp8_block": Tunable(fp8_block.launch, {"scheme": "fp8-block"}, (128, 256, 1024, 4096), _LARGE),
-}
+_GROUPS = list(dict.fromkeys(group for kernel in KERNELS.values() for group in kernel.shapes))
 
 
 class Timer(Protocol):
@@ -188,58 +130,36 @@ def tune(
     """Search the best tiles of one kernel and shape, and time the dense product beside it.
 
     Raises:
-        KernelArgumentError: an unknown kernel.
-        KernelUnavailableError: no configuration runs.
+        KernelArgumentError: an unknown kernel, or a shape that it does not compute.
+        KernelUnavailableError: no configuration runs, or the dense product does not.
     """
     if kernel not in KERNELS:
         raise KernelArgumentError(
             f"kernel: {kernel!r} is unknown; give one of {', '.join(KERNELS)}"
         )
     tunable = KERNELS[kernel]
-    generator = torch.Generator().manual_seed(n + k)
-    values = torch.randn(n, k, generator=generator) / k**0.5
-    weight = quantize_weight(values, **tunable.weight)
-    weight = (weight.tiled() if weight.scheme == "int4" else weight).to(device)
-    x = torch.randn(m, k, generator=generator).to(device, torch.bfloat16)
-    dense = values.to(device, torch.bfloat16)
-    copies = _copies(weight)
+    least, largest = tunable.limits
+    if not least <= m <= largest:
+        raise KernelArgumentError(f"m: {m} is not for {kernel}; give {least} to {largest}")
+    work = tunable.prepare(m, n, k, device)
 
     def time(config: KernelConfig) -> float | None:
         try:
-            return timer([_call(tunable.launch, x, copy, config) for copy in copies])
+            return timer(work.calls(config))
         except KernelArgumentError:
             return None
 
     config, found = search(load_table(gpu).config(kernel, m, n, k), tunable.steps, time)
-    rotated = [dense.clone() for _ in range(max(1, _OVERFLOW // dense.nbytes))]
-    products = [_product(x, copy) for copy in rotated]
-    conversions = [_conversion(copy) for copy in copies]
-    return Measurement(
-        kernel, m, n, k, config, found, timer(products) or 0.0, timer(conversions) or 0.0
-    )
+    dense = _timed(timer, work.dense, "the dense product")
+    conversion = _timed(timer, work.conversions, "dequantizing") if work.conversions else 0.0
+    return Measurement(kernel, m, n, k, config, found, dense, conversion)
 
 
-_OVERFLOW = 256 << 20
-"""Bytes that no GPU's cache holds."""
-
-
-def _copies(weight: QuantizedWeight) -> list[QuantizedWeight]:
-    count = min(64, max(1, _OVERFLOW // weight.nbytes))
-    return [replace(weight, data=weight.data.clone()) for _ in range(count)]
-
-
-def _call(
-    launch: Launch, x: torch.Tensor, weight: QuantizedWeight, config: KernelConfig
-) -> Callable[[], object]:
-    return lambda: launch(x, weight, config=config)
-
-
-def _product(x: torch.Tensor, dense: torch.Tensor) -> Callable[[], object]:
-    return lambda: torch.nn.functional.linear(x, dense)
-
-
-def _conversion(weight: QuantizedWeight) -> Callable[[], object]:
-    return lambda: dequantizing.launch(weight, torch.bfloat16)
+def _timed(timer: Timer, calls: Sequence[Callable[[], object]], what: str) -> float:
+    found = timer(calls)
+    if found is None:  # a time of 0 would be believed
+        raise KernelUnavailableError(f"{what} of this shape does not run here")
+    return found
 
 
 def write_table(path: Path, gpu: str, source: str, measured: Iterable[Measurement]) -> None:
@@ -267,11 +187,24 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, int, int, int]:
     return entry["kernel"], entry["n"], entry["k"], entry["m"]
 
 
+def _jobs(
+    kernels: Iterable[str], groups: Iterable[str], tokens: Sequence[int] | None
+) -> Iterator[tuple[str, int, int, int]]:
+    """Kernel, M, N and K of everything that is asked for and that the kernel computes."""
+    for kernel in kernels:
+        tunable = KERNELS[kernel]
+        least, largest = tunable.limits
+        for n, k in (shape for group in groups for shape in tunable.shapes.get(group, ())):
+            for m in tokens or tunable.tokens:
+                if least <= m <= largest:
+                    yield kernel, m, n, k
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tune on the first GPU; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deepseek_kernels.tuning", description=__doc__)
     parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), default=list(KERNELS))
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=_GROUPS, default=_GROUPS)
     parser.add_argument("--tokens", nargs="+", type=int, help="numbers of tokens (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the file of this GPU")
     chosen = parser.parse_args(arguments)
@@ -281,14 +214,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = torch.cuda.get_device_name()
     path = chosen.out / f"{gpu_slug(name)}.json"
     source = f"measured on {name}, torch {torch.__version__}, triton {triton.__version__}"
-    for kernel in chosen.kernels:
-        for n, k in (shape for group in chosen.shapes for shape in SHAPES[group]):
-            for m in chosen.tokens or KERNELS[kernel].tokens:
-                device, gpu = torch.device("cuda"), gpu_slug(name)
-                found = tune(kernel, m, n, k, timer=GraphTimer(), device=device, gpu=gpu)
-                write_table(path, name, source, [found])
-                ratio = found.dense_microseconds / found.microseconds
-                sys.stdout.write(f"{kernel} {m}x{n}x{k}: {ratio:.2f} of dense, {found.config}\n")
+    device, gpu = torch.device("cuda"), gpu_slug(name)
+    for kernel, m, n, k in _jobs(chosen.kernels, chosen.shapes, chosen.tokens):
+        try:
+            found = tune(kernel, m, n, k, timer=GraphTimer(), device=device, gpu=gpu)
+        except KernelUnavailableError as error:  # such as fp8 on a GPU that has none
+            sys.stderr.write(f"{kernel} {m}x{n}x{k}: {error}\n")
+            continue
+        write_table(path, name, source, [found])
+        ratio = found.dense_microseconds / found.microseconds
+        sys.stdout.write(f"{kernel} {m}x{n}x{k}: {ratio:.2f} of dense, {found.config}\n")
     sys.stdout.write(f"{path}\nUse it with {FOLDER_VARIABLE}={chosen.out}\n")
     return 0
 

@@ -95,8 +95,9 @@ class VllmService(vllm_engine_pb2_grpc.VllmEngineServicer):
                 deadline=call.started
                 + (self._answering.stream_deadline_s if allowed is None else allowed),
                 limits=self._limits,
+                start_tokens=call.info.generation.start_tokens if call.info.generation else (),
             )
-            answer = Answer(len(request.tokenized.input_ids))
+            answer = Answer(len(request.tokenized.input_ids) and len(asked.prompt))
             with self._abortable(context, request.request_id) as ending:
                 async with contextlib.aclosing(self._answering.engine.generate(asked)) as chunks:
                     while (chunk := await ending.next_of(chunks)) is not None:

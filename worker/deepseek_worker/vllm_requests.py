@@ -42,7 +42,12 @@ _MAX_CHOICES = 256
 
 
 def generation_request(
-    message: pb.GenerateRequest, *, model: str, deadline: float, limits: Limits
+    message: pb.GenerateRequest,
+    *,
+    model: str,
+    deadline: float,
+    limits: Limits,
+    start_tokens: tuple[int, ...] = (),
 ) -> GenerationRequest:
     """Check a request and give it in the engine's terms.
 
@@ -51,6 +56,7 @@ def generation_request(
         model: that it is for.
         deadline: monotonic time until which the caller waits.
         limits: what a request may ask for.
+        start_tokens: what the model's tokenizer puts before every text.
 
     Raises:
         InferenceError: INVALID_ARGUMENT or UNIMPLEMENTED, naming the field.
@@ -66,7 +72,8 @@ def generation_request(
     kind = message.WhichOneof("input")
     if kind is None:
         raise invalid("The request has neither tokens nor text.", hint="Send 'tokenized'.")
-    prompt = message.text if kind == "text" else tuple(message.tokenized.input_ids)
+    tokens = tuple(message.tokenized.input_ids)
+    prompt = message.text if kind == "text" else _begun(tokens, start_tokens)
     return GenerationRequest(
         model=model,
         prompt=prompt,
@@ -75,6 +82,17 @@ def generation_request(
         deadline=deadline,
         text=False,
     )
+
+
+def _begun(tokens: tuple[int, ...], start_tokens: tuple[int, ...]) -> tuple[int, ...]:
+    """The prompt's tokens, begun as the model's own tokenizer begins every text.
+
+    Gateways turn the text of a completion into tokens without the special ones and do not say so; a
+    model that was trained with a start token answers nonsense where it is missing.
+    """
+    if not tokens or tokens[: len(start_tokens)] == start_tokens:
+        return tokens
+    return start_tokens + tokens
 
 
 def embedding_request(

@@ -210,6 +210,8 @@ class LocalGenerator:
 
     def close(self) -> None:
         """Free weights and cache."""
+        if self._runner is not None:
+            self._runner.close()
         self._runner = None
 
     def _advance(self, sequence: Sequence, outcome: Outcome) -> SequenceUpdate | None:

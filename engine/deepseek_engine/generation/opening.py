@@ -27,7 +27,7 @@ from deepseek_engine.generation.requests import (
 )
 from deepseek_engine.messages import GenerationInfo, ModelConfig
 
-__all__ = ["open_generator"]
+__all__ = ["open_generator", "start_tokens"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def open_generator(
             vocabulary=limits.vocabulary,
             context=limits.context,
             end_tokens=tuple(sorted(limits.end_tokens)),
+            start_tokens=() if tokenizer is None else start_tokens(tokenizer),
             max_sequences=settings.max_sequences,
             max_tokens=settings.max_tokens,
             text=tokenizer is not None,
@@ -108,6 +109,14 @@ def _prepare_constraints(generator: Generator) -> None:
     except DeepseekError as error:
         # Such requests are refused with the same words; all others are answered.
         logger.warning("no text can be made to match", extra={"cause": error.message})
+
+
+def start_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """What a `tokenizers.Tokenizer` puts before every text, such as a token for its beginning."""
+    whole = tokenizer.encode("a").ids
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    places = range(len(whole) - len(bare) + 1)
+    return tuple(whole[: next((at for at in places if whole[at : at + len(bare)] == bare), 0)])
 
 
 def _refuse_adapters(model: ModelConfig) -> None:

@@ -7,9 +7,10 @@ longer than filling it. It decides nothing and runs on the device's thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,25 @@ from deepseek_engine.generation.sampling import Pick, Row, Sampler
 from deepseek_engine.generation.scheduler import blocks_for
 from deepseek_engine.generation.sequences import Sequence, StepPlan, Work
 from deepseek_engine.generation.settings import GenerationSettings
+from deepseek_engine.generation.step_graphs import StepGraphs
 from deepseek_engine.generation.steps import DecoderModel, KVCache, StepInputs
 
-__all__ = ["Outcome", "StepRunner"]
+__all__ = ["GraphMaker", "Outcome", "StepRunner"]
+
+
+class GraphMaker(Protocol):
+    """Makes the recorded steps of a model; see `StepGraphs`."""
+
+    def __call__(
+        self,
+        model: DecoderModel,
+        cache: KVCache,
+        *,
+        sequences: int,
+        eager: Callable[[], torch.Tensor],
+    ) -> StepGraphs:
+        """Prepare to record."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +56,49 @@ class Outcome:
 class StepRunner:
     """Runs steps of one model."""
 
-    def __init__(self, model: DecoderModel, cache: KVCache, settings: GenerationSettings) -> None:
+    def __init__(
+        self,
+        model: DecoderModel,
+        cache: KVCache,
+        settings: GenerationSettings,
+        *,
+        graphs: GraphMaker | None = None,
+    ) -> None:
+        """Prepare to run; on a GPU graphs are recorded now.
+
+        Args:
+            model: with its weights loaded.
+            cache: its cache.
+            settings: the model's.
+            graphs: makes the recorded steps; None: CUDA graphs on a GPU, elsewhere none.
+        """
         self._model = model
         self._cache = cache
         self._sampler = Sampler(model.device)
         self._inputs = _Inputs(model, cache, settings)
+        if graphs is None and model.device.type == "cuda":
+            graphs = StepGraphs
+        self.graphs: StepGraphs | None = None
+        if graphs is not None:
+            self.graphs = graphs(
+                model, cache, sequences=settings.max_sequences, eager=self._forward
+            )
+            self.graphs.warm()
+
+    def close(self) -> None:
+        """Free what was recorded."""
+        if self.graphs is not None:
+            self.graphs.close()
 
     def run(self, plan: StepPlan) -> list[Outcome]:
         """Compute a step: an outcome for each part of its work."""
         with torch.inference_mode():
-            inputs = self._inputs.fill(plan.work)
-            scores = self._model.forward(inputs, self._cache)
+            self._inputs.fill(plan.work)
+            step = self._inputs.decoding()
+            if step is not None and self.graphs is not None:
+                scores = self.graphs.scores(step)
+            else:
+                scores = self._forward()
             rows = [row for work in plan.work for row in _rows(work)]
             if rows:
                 picks = self._sampler.sample(scores, rows)
@@ -62,6 +111,9 @@ class StepRunner:
             outcomes.append(_outcome(work, picks[first : first + count]))
             first += count
         return outcomes
+
+    def _forward(self) -> torch.Tensor:
+        return self._model.forward(self._inputs.send(), self._cache)
 
 
 def _rows(work: Work) -> list[Row]:
@@ -87,6 +139,22 @@ def _outcome(work: Work, picks: Tokens[Pick]) -> Outcome:
     return Outcome(tuple(tokens), tuple(logprobs))
 
 
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """What the host's side of a step holds now."""
+
+    tokens: int = 0
+    sequences: int = 0
+    width: int = 0
+    """Blocks of a row of the block tables."""
+    rows: int = 0
+    """Rows whose scores are wanted."""
+    max_query: int = 0
+    max_context: int = 0
+    adapted: bool = False
+    """Whether any sequence uses an adapter."""
+
+
 class _Inputs:
     """Tensors of a step on the host and on the device."""
 
@@ -103,9 +171,10 @@ class _Inputs:
         self._tables = _Pair(sequences * width, torch.int32, model.device)
         self._rows = _Pair(tokens, torch.int64, model.device)
         self._adapters = _Pair(tokens, torch.int32, model.device)
+        self._filled = _Filled()
 
-    def fill(self, work: Tokens[Work]) -> StepInputs:
-        """Write a step's numbers and start their way to the device."""
+    def fill(self, work: Tokens[Work]) -> None:
+        """Write a step's numbers on the host."""
         total, rows, adapted = 0, 0, False
         width = max(len(item.sequence.blocks) for item in work)
         tables = self._tables.array[: len(work) * width].reshape(len(work), width)
@@ -125,17 +194,45 @@ class _Inputs:
             self._starts.array[place + 1] = end
             self._contexts.array[place] = item.start + item.tokens
             total = end
-        return StepInputs(
-            tokens=self._tokens.send(total),
-            positions=self._positions.send(total),
-            slots=self._slots.send(total),
-            query_starts=self._starts.send(len(work) + 1),
-            context_lengths=self._contexts.send(len(work)),
-            block_tables=self._tables.send(len(work) * width).view(len(work), width),
-            logits_rows=self._rows.send(rows),
+        self._filled = _Filled(
+            tokens=total,
+            sequences=len(work),
+            width=width,
+            rows=rows,
             max_query=max(item.tokens for item in work),
             max_context=max(item.start + item.tokens for item in work),
-            adapters=self._adapters.send(total) if adapted else None,
+            adapted=adapted,
+        )
+
+    def decoding(self) -> dict[str, npt.NDArray[Any]] | None:
+        """The step as a recorded one takes it; None unless every sequence decodes one token."""
+        filled = self._filled
+        count = filled.sequences
+        if filled.adapted or not filled.tokens == filled.rows == count:
+            return None
+        return {
+            "tokens": self._tokens.array[:count],
+            "positions": self._positions.array[:count],
+            "slots": self._slots.array[:count],
+            "contexts": self._contexts.array[:count],
+            "tables": self._tables.array[: count * filled.width].reshape(count, filled.width),
+        }
+
+    def send(self) -> StepInputs:
+        """Start the way of a step's numbers to the device."""
+        filled = self._filled
+        count, width = filled.sequences, filled.width
+        return StepInputs(
+            tokens=self._tokens.send(filled.tokens),
+            positions=self._positions.send(filled.tokens),
+            slots=self._slots.send(filled.tokens),
+            query_starts=self._starts.send(count + 1),
+            context_lengths=self._contexts.send(count),
+            block_tables=self._tables.send(count * width).view(count, width),
+            logits_rows=self._rows.send(filled.rows),
+            max_query=filled.max_query,
+            max_context=filled.max_context,
+            adapters=self._adapters.send(filled.tokens) if filled.adapted else None,
         )
 
     def _fill_tokens(self, item: Work, blocks: npt.NDArray[np.int32], first: int, end: int) -> None:

@@ -90,8 +90,11 @@ def decode(parts: Mapping[str, torch.Tensor], scheme: Scheme, layer: str) -> Lay
     """The weight of a layer from its tensors; the inverse of `encode`.
 
     Raises:
-        SourceError: a tensor is missing, of another type or of another shape than the scheme wants.
+        SourceError: a tensor is missing, of another type or of another shape than the scheme wants,
+            or a scale is NaN or infinite.
     """
+    if SCALE in parts and not bool(torch.isfinite(parts[SCALE]).all()):
+        raise _wrong(layer, SCALE, "it holds NaN or infinity")
     if parts.get(DATA) is not None and parts[DATA].ndim > 2:
         return _decode_filters(parts, layer)
     packed = PACKED in parts

@@ -16,7 +16,7 @@ from deepseek_kernels.configuration import (
     load_table,
 )
 from deepseek_kernels.errors import KernelArgumentError
-from deepseek_kernels.tuning import KERNELS
+from deepseek_kernels.tunables import KERNELS
 
 SMALL, LARGE = KernelConfig(block_m=16), KernelConfig(block_m=128)
 

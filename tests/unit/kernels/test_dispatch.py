@@ -12,7 +12,7 @@ from deepseek_kernels.dispatch import VARIABLE, explain, linear, quantized_linea
 from deepseek_kernels.errors import KernelArgumentError
 from deepseek_kernels.ops import fp8_block, fp8_row, w8a8
 from deepseek_kernels.quantize import quantize_weight
-from deepseek_kernels.tuning import SHAPES
+from deepseek_kernels.tunables import SHAPES
 from deepseek_kernels.weights import QuantizedWeight
 
 from tests.support.kernels import assert_near, random_matrix

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepseek_kernels import tunables
 from deepseek_kernels.configuration import FOLDER_VARIABLE, KernelConfig, Measurement, load_table
 from deepseek_kernels.errors import KernelArgumentError, KernelUnavailableError
-from deepseek_kernels.tuning import KERNELS, main, search, tune, write_table
+from deepseek_kernels.tunables import KERNELS
+from deepseek_kernels.tuning import main, search, tune, write_table
 
 STEPS = {"block_m": (16, 32, 64, 128), "num_warps": (2, 4, 8)}
 
@@ -78,6 +80,56 @@ def test_tuning_runs_the_kernel_the_dense_product_and_the_conversion(
     assert (found.kernel, found.m, found.n, found.k) == (kernel, 3, 8, 128)
     assert (found.microseconds, found.dense_microseconds) == (1, 4)
     assert found.dequantize_microseconds == 5
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape", "result"),
+    [
+        pytest.param("sparse_gemv", (3, 8, 128), (3, 8), id="sparse_gemv"),
+        pytest.param("conv3d", (5, 4**3, 2 * 27), (1, 5, 4, 4, 4), id="conv3d"),
+    ],
+)
+def test_what_has_no_quantized_weight_is_timed_beside_its_dense_form(
+    kernel: str,
+    shape: tuple[int, int, int],
+    result: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(KERNELS, kernel, replace(KERNELS[kernel], steps={"num_stages": (2, 3)}))
+    monkeypatch.setattr(tunables, "_OVERFLOW", 4096)
+    timer = CountingTimer()
+    found = tune(kernel, *shape, timer=timer, device=torch.device("cpu"), gpu="default")
+    assert timer.shapes == [result] * 3
+    assert (found.m, found.n, found.k) == shape
+    assert (found.dense_microseconds, found.dequantize_microseconds) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape", "message"),
+    [
+        ("w4a16_gemv", (9, 8, 128), "m: 9 is not for w4a16_gemv; give 1 to 8"),
+        ("w8a16_gemm", (8, 8, 128), "m: 8 is not for w8a16_gemm; give 9 to"),
+        ("sparse_gemv", (17, 8, 128), "m: 17 is not for sparse_gemv; give 1 to 16"),
+        ("conv3d", (4, 65, 54), "65 positions of 54 products are no cube"),
+    ],
+)
+def test_a_shape_that_a_kernel_does_not_compute_is_refused(
+    kernel: str, shape: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(KernelArgumentError, match=message):
+        tune(kernel, *shape, timer=CountingTimer(), device=torch.device("cpu"), gpu="default")
+
+
+def test_a_dense_product_that_does_not_run_is_no_time_of_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(KERNELS, "w8a8", replace(KERNELS["w8a8"], steps={}))
+    times = iter([5.0, None])
+    with pytest.raises(KernelUnavailableError, match="the dense product of this shape"):
+        tune(
+            "w8a8", 3, 8, 128, timer=lambda _: next(times), device=torch.device("cpu"),
+            gpu="default",
+        )  # fmt: skip
 
 
 def test_an_unknown_kernel_is_named() -> None:

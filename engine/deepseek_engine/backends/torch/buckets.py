@@ -51,7 +51,7 @@ def batch_sizes(largest: int) -> tuple[int, ...]:
 
 
 def lengths(longest: int) -> tuple[int, ...]:
-    """16, 32, 64, 96, 128, 192, 256, ... up to ``longest``, which is always one of them."""
+    """16, 24, 32, 48, 64, 96, 128, ... up to ``longest``, which is always one of them."""
     return tuple(size for size in batch_sizes(longest) if size >= min(longest, _FIRST_LENGTH))
 
 

@@ -134,14 +134,24 @@ class CudaGraph:
         self._outputs = outputs
         self.inputs: dict[str, Array] = {name: t.numpy() for name, t in host.items()}
 
-    def replay(self) -> Mapping[str, Array]:
-        """Copy the inputs over, compute, and wait for the outputs."""
+    def launch(self) -> Mapping[str, Any]:
+        """Copy the inputs over and compute, without waiting.
+
+        Returns:
+            Tensors on the device; the next launch overwrites them. Until the device has come so
+            far, the inputs must not be written.
+        """
         with self._torch.inference_mode():
             for name, tensor in self._host.items():
                 self._static[name].copy_(tensor, non_blocking=True)
             self._graph.replay()
+            return self._outputs
+
+    def replay(self) -> Mapping[str, Array]:
+        """Copy the inputs over, compute, and wait for the outputs."""
+        with self._torch.inference_mode():
             # Copying to the host waits for the device: the inputs may be written again after it.
-            return to_arrays(self._outputs)
+            return to_arrays(self.launch())
 
     def close(self) -> None:
         """Give the graph's memory back to the pool."""

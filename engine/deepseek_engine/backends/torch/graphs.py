@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from deepseek_engine.backends.torch.buckets import Bucket, Buckets
+from deepseek_engine.backends.torch.buckets import Bucket
 from deepseek_engine.codec import Array
 from deepseek_engine.messages import TensorSpec
 
-__all__ = ["CaptureError", "Captured", "GraphRunner", "GraphRuntime"]
+__all__ = ["CaptureError", "Captured", "GraphRunner", "GraphRuntime", "Shapes"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +69,39 @@ class GraphRuntime(Protocol):
         ...
 
 
+class Shapes(Protocol):
+    """Which shapes there are graphs of, and how batches are made to fit; see `Buckets`."""
+
+    def __iter__(self) -> Iterator[Bucket]:
+        """All shapes."""
+        ...
+
+    def fit(self, inputs: Mapping[str, Array]) -> Bucket | None:
+        """The smallest shape that holds a batch; None when none does."""
+        ...
+
+    def example(self, bucket: Bucket) -> dict[str, Array]:
+        """Inputs of a shape that hold padding only."""
+        ...
+
+    def pad(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> None:
+        """Write a batch into the inputs of its shape; everything around it becomes padding."""
+        ...
+
+    def cut(
+        self, outputs: Mapping[str, Array], specs: Sequence[TensorSpec], inputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The batch's own part of a shape's outputs."""
+        ...
+
+
 class GraphRunner:
     """Runs one model's batches."""
 
     def __init__(
         self,
         runtime: GraphRuntime,
-        buckets: Buckets,
+        buckets: Shapes,
         outputs: Sequence[TensorSpec],
         *,
         capacity: int,

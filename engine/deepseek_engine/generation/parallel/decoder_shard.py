@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from deepseek_engine.generation import weights
 from deepseek_engine.generation.parallel.context import ParallelContext
 from deepseek_engine.generation.parallel.pipeline import StageModel, run_stages
 from deepseek_engine.generation.steps import KVCache, StepInputs
+from deepseek_engine.generation.weights import load_decoder
 
 __all__ = [
     "CACHE",
@@ -56,8 +56,7 @@ def load(
     given = dict(arguments)
     folder, micro_batches = Path(given.pop("folder")), int(given.pop("micro_batches"))
     dtype = getattr(torch, given.pop("dtype"))
-    load_part: Any = weights.load_decoder
-    model: StageModel = load_part(folder, device=device, dtype=dtype, parallel=context, **given)
+    model = load_decoder(folder, device=device, dtype=dtype, parallel=context, **given)
     return DecoderShard(model, context, micro_batches=micro_batches)
 
 
