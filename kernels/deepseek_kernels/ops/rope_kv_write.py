@@ -123,7 +123,8 @@ def reference(
         rotated.append(wide)
     cache = PagedCache(keys, values, key_scale, value_scale)
     cache.write(rotated[1], v.float(), slots)
-    return rotated[0].to(q.dtype).contiguous()
+    # A copy where nothing was done: an operation must not give back its argument.
+    return rotated[0].to(q.dtype, copy=True).contiguous()
 
 
 def _rotate(wide: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:

@@ -89,6 +89,7 @@ class Attention(nn.Module):
             step.inputs,
             rope=self.rope,
             turns=None if self.rope is None else step.turns[self.rope],
+            numbers=step.numbers,
             norm=self.norm,
         )
         return kernels.attend(queries, cache, step.inputs, scale=self.scale, window=self.window)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from deepseek_api.errors import SourceError
 from deepseek_kernels.quantize import quantize_weight
+from deepseek_kernels.weights import QuantizedWeight
 from torch import nn
 
 from deepseek_engine.generation.config import DecoderConfig
@@ -39,6 +40,8 @@ from deepseek_engine.quant.layers import QuantizedEmbedding
 from deepseek_engine.quant.schemes import SCHEMES
 
 __all__ = ["Builder", "model_shape"]
+
+_ROWS_AT_ONCE = 8192
 
 
 def model_shape(config: DecoderConfig) -> ModelShape:
@@ -212,4 +215,12 @@ class Builder:
                 hint="Fetch the checkpoint again; if its training diverged, use an earlier one.",
                 reason="WeightsNotFinite",
             )
-        return quantize_weight(weight, "int8"), SCHEMES["int8" if table else "int8-dynamic"]
+        # Some rows at a time: rounding needs several copies of what it rounds.
+        parts = [quantize_weight(rows, "int8") for rows in torch.split(weight, _ROWS_AT_ONCE)]
+        whole = QuantizedWeight(
+            scheme="int8",
+            data=torch.cat([part.data for part in parts]),
+            scale=torch.cat([part.scale for part in parts]),
+            shape=(weight.shape[0], weight.shape[1]),
+        )
+        return whole, SCHEMES["int8" if table else "int8-dynamic"]

@@ -56,6 +56,7 @@ class Kernels:
         *,
         rope: Rope | None,
         turns: tuple[torch.Tensor, torch.Tensor] | None,
+        numbers: torch.Tensor,
         norm: RmsNorm | None,
     ) -> torch.Tensor:
         """Normalize and rotate heads, and write keys and values.
@@ -67,6 +68,8 @@ class Kernels:
             inputs: of the step.
             rope: the rotation.
             turns: cosines and sines fp32 ``[T, dim / 2]`` of the step's tokens.
+            numbers: int64 [T], 0 to T - 1: the tables hold a row for each token, not for each
+                position.
             norm: of query and key heads, a row of weights for each.
 
         Returns:
@@ -81,13 +84,10 @@ class Kernels:
                 "eps": norm.eps,
                 "unit_offset": norm.unit_offset,
             }
-        positions = inputs.positions
         if rope is not None and turns is not None:
-            # The tables hold a row for each token of the step, not for each position.
-            positions = torch.arange(len(rows), device=rows.device)
             settings |= {"cos": turns[0], "sin": turns[1], "interleaved": rope.interleaved}
         turned: torch.Tensor = self._write(
-            query, key, value, self._of(cache), positions=positions, slots=inputs.slots, **settings
+            query, key, value, self._of(cache), positions=numbers, slots=inputs.slots, **settings
         )
         return turned
 

@@ -177,4 +177,5 @@ class Decoder(nn.Module):
         plan = None
         if self.kernels is None:
             plan = StepPlan.of(inputs, block_size=cache.block_size, blocks=cache.blocks)
-        return Step(inputs, turns, self.kernels, plan)
+        numbers = torch.arange(len(inputs.tokens), device=inputs.tokens.device)
+        return Step(inputs, turns, self.kernels, numbers, plan)

@@ -30,6 +30,8 @@ class Step:
     type."""
     kernels: Kernels | None
     """What computes attention on a GPU; None: plain torch, by the plan."""
+    numbers: torch.Tensor
+    """int64 [T]: 0 to T - 1."""
     _plan: StepPlan | None
 
     @property

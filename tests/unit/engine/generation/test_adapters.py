@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from deepseek_api.errors import BundleError, DeepseekError, SourceError
+from deepseek_engine.generation.parallel.context import SINGLE, ParallelContext
 from deepseek_engine.generation.weights import load_decoder
 from safetensors.torch import save_file
 
 from tests.support.checkpoints import llama_tensors, write_checkpoint
 from tests.support.decoders import Driver, prompt
+from tests.support.ranks import on_ranks
 
 RANK, ALPHA = 4, 10
 TOKENS = prompt(18, vocabulary=96)
@@ -166,6 +168,24 @@ def test_an_adapter_lies_beside_int8_weights(
     wanted = scores(merged(tmp_path / "merged", tensors, pairs))
     assert (found - wanted).norm() < 0.1 * wanted.norm()
     assert (scores(folder) - wanted).norm() > 0.5 * wanted.norm()
+
+
+def test_ranks_apply_their_parts_of_an_adapter(
+    tmp_path: Path, folder: Path, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Rows of B where a product is cut by columns, columns of A where it is cut by rows."""
+    draws = torch.Generator().manual_seed(5)
+    fused = (torch.randn(RANK, 128, generator=draws) / 8, torch.randn(256, RANK, generator=draws))
+    pairs = {**draw(tensors, ALL[2:5], 1), "model.layers.1.self_attn.qkv_proj": fused}
+    adapter = write_adapter(tmp_path / "x", pairs)
+
+    def run(context: ParallelContext = SINGLE) -> torch.Tensor:
+        decoder = load_decoder(folder, parallel=context, adapters={"x": adapter})
+        return Driver(decoder).step({"a": TOKENS}, rows="all", adapters={"a": 0})
+
+    wanted = run()
+    for found in on_ranks(run, tensor=2):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 GOOD = (torch.zeros(RANK, 128), torch.zeros(128, RANK))
