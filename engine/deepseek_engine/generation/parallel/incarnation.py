@@ -35,11 +35,13 @@ from deepseek_engine.generation.parallel.meeting import LOOPBACK, host_store, me
 from deepseek_engine.generation.parallel.ranks import close_context
 from deepseek_engine.generation.parallel.shard import Shard, find_loader
 
-__all__ = ["Incarnation", "Timeouts"]
+__all__ = ["TICK_S", "Incarnation", "Timeouts"]
 
 logger = logging.getLogger(__name__)
 
-_TICK_S = 0.2
+TICK_S = 0.2
+"""How often the watch looks, seconds."""
+_STOPPED_S = 2.0
 _MODULE = "deepseek_engine.generation.parallel.rank"
 
 
@@ -219,12 +221,13 @@ class Incarnation:
 
     def _watch(self) -> None:
         before = time.monotonic()
-        while not self.lost.wait(_TICK_S):
+        while not self.lost.wait(TICK_S):
             now = time.monotonic()
-            # Time in which this process did not run either is no silence of others.
-            pause, before = now - before - _TICK_S, now
+            # Time in which this process was stopped is no silence of others. Shorter delays are
+            # those of a busy machine, where a rank must be given up in time all the same.
+            pause, before = now - before - TICK_S, now
             for rank in self._ranks:
-                if pause > 2 * _TICK_S:
+                if pause > _STOPPED_S:
                     rank.heard += pause
                 limit = self._timeouts.silence_s
                 if not rank.ready.is_set():
@@ -236,7 +239,7 @@ class Incarnation:
     def _await_ready(self) -> None:
         end = time.monotonic() + self._timeouts.start_s
         for rank in self._ranks:
-            while not rank.ready.wait(_TICK_S):
+            while not rank.ready.wait(TICK_S):
                 if time.monotonic() > end:
                     self.lose(f"rank {rank.number} was not ready in {self._timeouts.start_s:g} s")
                 if self.lost.is_set():

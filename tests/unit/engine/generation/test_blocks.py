@@ -97,6 +97,20 @@ def test_of_one_sequence_the_end_is_overwritten_before_the_beginning() -> None:
     assert pool.find(names(tokens)) == blocks[:1]
 
 
+def test_what_is_forgotten_is_not_found_and_its_blocks_are_free() -> None:
+    pool = BlockPool(4)
+    kept, held = pool.take(2)
+    pool.publish(kept, b"kept")
+    pool.publish(held, b"held")
+    pool.release([kept])
+    pool.forget()
+    assert pool.find([b"kept"]) == pool.find([b"held"]) == []
+    assert (pool.free, pool.used, pool.cached) == (3, 1, 0)
+    pool.release([held])
+    assert (pool.free, pool.cached) == (4, 0)
+    assert sorted(pool.take(4)) == [0, 1, 2, 3]
+
+
 def test_empty_blocks_are_taken_before_cached_ones() -> None:
     pool = BlockPool(2)
     block = pool.take(1)
