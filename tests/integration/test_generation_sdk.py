@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -87,6 +89,17 @@ def test_a_refusal_is_an_exception_with_the_servers_sentence(
         pytest.raises(deepseek.InferenceError, match=says) as caught,
     ):
         client.complete("llama", PROMPT, **sampling)
+    assert caught.value.code is deepseek.ErrorCode.INVALID_ARGUMENT
+
+
+def test_an_answer_matches_a_schema(worker: WorkerProcess) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+              "additionalProperties": False}  # fmt: skip
+    with deepseek.Client(worker.target) as client:
+        text = client.complete("llama", PROMPT, max_tokens=100, seed=1, json_schema=schema)
+        assert json.loads(text)["a"] in (True, False)
+        with pytest.raises(deepseek.InferenceError) as caught:
+            client.complete("llama", PROMPT, regex="(")
     assert caught.value.code is deepseek.ErrorCode.INVALID_ARGUMENT
 
 
@@ -182,3 +195,26 @@ def test_without_the_gateway_the_option_says_what_to_install(
     with pytest.raises(deepseek.ConfigurationError, match="not installed") as caught:
         _gateway.check_gateway()
     assert "deepseek[openai]" in str(caught.value)
+
+
+def test_a_killed_engine_fails_streams_and_a_stopped_worker_finishes_them(
+    bundle: Path, tmp_path: Path
+) -> None:
+    models = [model("llama", bundle, generation={"kv_cache_blocks": 64})]
+    with (
+        WorkerProcess(tmp_path, models) as worker,
+        deepseek.Client(worker.wait_ready().target) as client,
+    ):
+        asked: dict[str, Any] = {"max_tokens": 200, "ignore_eos": True}
+        lost = client.generate("llama", PROMPT, **asked)
+        next(lost)
+        os.kill(worker.engine_pid, signal.SIGKILL)
+        with pytest.raises(deepseek.EngineUnavailableError):
+            list(lost)
+        until(lambda: not client.ready(), what="the loss is known")
+        worker.wait_ready()
+        kept = client.generate("llama", PROMPT, **asked)
+        next(kept)
+        worker.signal(signal.SIGTERM)
+        assert list(kept)[-1].parameters["completion_tokens"] == 200
+        assert worker.wait() == 0

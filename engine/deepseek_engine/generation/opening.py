@@ -7,20 +7,29 @@ loaded by name when such a model is opened, so that serving anything else import
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deepseek_api.errors import BundleError, ErrorCode
+from deepseek_api.errors import BundleError, DeepseekError, ErrorCode
 from deepseek_api.manifest import Variant
 from deepseek_api.vocabulary import Precision
 
 from deepseek_engine.backends import BackendOptions
 from deepseek_engine.backends.torch.importing import check_device, import_library
 from deepseek_engine.bundles import OpenBundle
+from deepseek_engine.generation.interface import Generator
 from deepseek_engine.generation.opened import OpenedGenerator
+from deepseek_engine.generation.requests import (
+    Constraint,
+    GenerationRequest,
+    SamplingParameters,
+)
 from deepseek_engine.messages import GenerationInfo, ModelConfig
 
 __all__ = ["open_generator", "start_tokens"]
+
+logger = logging.getLogger(__name__)
 
 _TOKENIZER = "tokenizer.json"
 _CHAT_TEMPLATE = "chat_template.jinja"
@@ -66,6 +75,8 @@ def open_generator(
             settings,
             adapters={name: number for number, name in enumerate(adapters)},
         )
+    if tokenizer is not None:
+        _prepare_constraints(generator)
     limits = decoder.limits
     blocks = generator.stats().blocks_total
     return OpenedGenerator(
@@ -84,6 +95,20 @@ def open_generator(
         ),
         cache_bytes=blocks * decoder.bytes_per_block(settings.block_size),
     )
+
+
+def _prepare_constraints(generator: Generator) -> None:
+    """Let the library of constraints read the tokenizer now.
+
+    It takes a second for a vocabulary of 262 thousand tokens and holds the interpreter's lock: with
+    the first request that has a constraint it would hold up every answer that is under way.
+    """
+    anything = SamplingParameters(constraint=Constraint(kind="json_object"))
+    try:
+        generator.prepare(GenerationRequest(model="", prompt="", sampling=anything))
+    except DeepseekError as error:
+        # Such requests are refused with the same words; all others are answered.
+        logger.warning("no text can be made to match", extra={"cause": error.message})
 
 
 def start_tokens(tokenizer: Any) -> tuple[int, ...]:
