@@ -66,6 +66,9 @@ format: setup ## Format and fix what can be fixed
 bench: setup ## Side-by-side CPU benchmarks; writes benchmarks/results and docs/performance.md
 	@$(RUN) -m benchmarks.run
 
+bench-accuracy: setup ## What quantizing costs, on models trained here: make bench-accuracy PARTS=cnn,minilm
+	@$(RUN) -m benchmarks.accuracy $(if $(PARTS),--parts $(PARTS)) $(ARGS)
+
 bench-gpu: ## Kernels beside their peers on this machine's GPU: make bench-gpu PARTS=k1,k4
 	@$(GPU_PYTHON) -m benchmarks.gpu $(if $(PARTS),--parts $(PARTS)) $(ARGS)
 
@@ -101,4 +104,4 @@ clean: ## Remove the environment and what builds and tests leave behind
 $(VENV)/installed: requirements/dev.txt requirements/bootstrap.txt pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
 
-.PHONY: help setup demo serve cluster cluster-down images push test e2e e2e-scale e2e-chaos check format bench bench-gpu bench-gpu-wheels test-gpu test-triton36 crds protos lock clean
+.PHONY: help setup demo serve cluster cluster-down images push test e2e e2e-scale e2e-chaos check format bench bench-accuracy bench-gpu bench-gpu-wheels test-gpu test-triton36 crds protos lock clean

@@ -93,6 +93,33 @@ longest sentence. Agreement is computed anew, on sentences and crops of photogra
 never saw; what the bundle's manifest states is shown beside it. Top-1 agreement counts crops of
 which fp32 is at least 50 % sure.""",
     ),
+    "accuracy": About(
+        "Accuracy and bytes of quantized models",
+        """\
+Seven small models are trained here with data that packages ship, three seeds each, every seed
+judged on samples of its own that training never saw: a CNN, an MLP and a ViT on scikit-learn's
+digits (right answers); BERT and the encoder of T5 that say which package of Python's standard
+library a piece of its source comes from (right answers), and a GPT-2 that predicts that source
+(bits per byte); a 3D-UNet on made-up CT volumes with known masks (Dice). MiniLM (cosine with fp32
+on the committed sentences) and EfficientNet-Lite0 (same best class on crops of photographs where
+fp32 is at least 50 % sure) are as their packages ship them. All of them are torch modules on a
+processor, and files are safetensors as `deepseek quantize` writes them: the figures are about
+what weights and inputs lose by rounding, whatever computes with them afterwards.
+
+- *metric kept* is the metric over the samples of all seeds, as a part of that of fp32; the range is
+  that of the single seeds. For bits per byte it is fp32's bits by the variant's. Above 1 is
+  chance: a few samples more on the right side.
+- *int8* has int8 weights and inputs, embeddings and convolutions int8, the rest bf16; *mixed* is
+  the rule of `adaptive_quantization`; *int4* has groups of 128 where K is at least 128. *int4* with
+  the method in parentheses is the better of GPTQ and AWQ. *fp8* computes with inputs rounded to
+  e4m3 too, in fp32 arithmetic: no processor has it.
+- *tensor bytes* are those of a file without its header, *linear bytes* those of the layers that
+  became int4, scales included; *off the policy's arithmetic* is what was written beside what the
+  policy says before anything is rounded.
+
+No GPU is needed, and none took part.""",
+        command="make bench-accuracy",
+    ),
     "fusion": About(
         "deepseek_fuse on a processor",
         """\

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.accuracy.bars import BESIDE_NEAREST, LIMITS
 from benchmarks.gpu.goals import PARTS, record_case
 from benchmarks.peers import (
     ONE_AT_A_TIME,
@@ -106,6 +107,11 @@ BARS: dict[_Key, Bar] = {
     ("operator_scale", "operator", "resident memory, growth while idle", None): _at_most(8, "MiB"),
     ("operator_chaos", "whole run", "longest untrue Ready", None): _at_most(10, "s"),
     ("operator_chaos", "whole run", "most replicas that may exist", None): _at_most(5),
+    **{
+        ("accuracy", case, metric, None): Bar(kind, limit, unit)
+        for case, metric, kind, limit, unit in LIMITS
+    },
+    **{("accuracy", case, metric, peer): _times(1) for case, metric, peer in BESIDE_NEAREST},
 }
 """Bars by bench, case (without what stands in parentheses), metric and peer."""
 

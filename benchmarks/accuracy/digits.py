@@ -15,8 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.accuracy.subject import Effort, Score, Subject, Trained
-from benchmarks.accuracy.training import batches, train
+from benchmarks.accuracy.subject import Effort, Make, Score, Subject, Train, Trained
+from benchmarks.accuracy.training import batches
 
 __all__ = ["SUBJECTS"]
 
@@ -107,8 +107,8 @@ def _shifted(pixels: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     )
 
 
-def _make(build: Callable[[], nn.Module], *, steps: int, rate: float) -> Callable[..., Trained]:
-    def make(seed: int, effort: Effort) -> Trained:
+def _make(build: Callable[[], nn.Module], *, steps: int, rate: float) -> Make:
+    def make(seed: int, effort: Effort, train: Train) -> Trained:
         known, judged = load_fold(seed)
         torch.manual_seed(seed)
         module, random = build(), torch.Generator().manual_seed(seed)

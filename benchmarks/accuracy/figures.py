@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.accuracy.bars import ARITHMETIC, FILE, KEPT, LINEARS, TENSORS
+from benchmarks.accuracy.bars import ARITHMETIC, FILE, KEPT, LINEARS, LOST, NEAREST, TENSORS
 from benchmarks.accuracy.subject import Score, Subject, pooled
 from benchmarks.machine import Stamp
 from benchmarks.record import Record, Spread
+from benchmarks.stats import significant
 
 __all__ = ["SeedFigures", "VariantFigures", "records_of"]
 
@@ -69,6 +70,24 @@ def records_of(stamp: Stamp, subject: Subject, seeds: Sequence[SeedFigures]) -> 
         best = max(METHODS, key=lambda name: kept[name])
         better = f"{subject.name} int4 (the better: {best.removeprefix('int4 ')})"
         yield from _variant(stamp, subject, seeds, best, better)
+        yield from _beside_nearest(stamp, better, best, kept)
+
+
+def _beside_nearest(
+    stamp: Stamp, case: str, best: str, kept: Mapping[str, float]
+) -> Iterator[Record]:
+    """What the better int4 loses beside what plain rounding loses, where both lose something."""
+    lost = {name: 100 * (1 - part) for name, part in kept.items()}
+    for name, peer in NEAREST.items():
+        if lost.get(name, 0) > 0 and lost[best] > 0:
+            record = stamp.fact(case, LOST, "%", value=lost[best], n=1)
+            yield record.model_copy(
+                update={
+                    "peer": peer,
+                    "peer_value": significant(lost[name]),
+                    "ratio": significant(lost[name] / lost[best]),
+                }
+            )
 
 
 def _variant(
@@ -78,9 +97,9 @@ def _variant(
     exact = pooled(seed.score for seed in seeds)
     found = pooled(figures.score for figures in chosen)
     pairs = list(zip(seeds, chosen, strict=True))
-    parts = [100 * subject.kept(seed.score, figures.score) for seed, figures in pairs]
-    value = 100 * subject.kept(exact, found)
-    yield _spread(stamp.fact(case, KEPT, "%", value=value, n=found.samples), parts)
+    parts = [subject.kept(seed.score, figures.score) for seed, figures in pairs]
+    value = subject.kept(exact, found)
+    yield _spread(stamp.fact(case, KEPT, "", value=value, n=found.samples), parts)
 
     def share(metric: str, of: Callable[[SeedFigures, VariantFigures], float]) -> Record:
         # Every seed has the same shapes and so the same bytes.
@@ -90,7 +109,7 @@ def _variant(
     yield share(FILE, lambda seed, figures: figures.file_bytes / seed.file_bytes)
     if chosen[0].int4_parameters:
         yield share(LINEARS, lambda _, figures: figures.int4_bytes / (4 * figures.int4_parameters))
-    if name == "mixed":
+    if name.startswith("mixed"):
         yield share(
             ARITHMETIC, lambda _, figures: abs(figures.tensor_bytes / figures.expected_bytes - 1)
         )

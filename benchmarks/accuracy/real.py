@@ -7,7 +7,7 @@ best class where fp32 is sure of one. Neither is calibrated with what it is judg
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from benchmarks.accuracy.digits import TRANSFORMER
-from benchmarks.accuracy.subject import Effort, Score, Subject, Trained
+from benchmarks.accuracy.subject import Effort, Make, Score, Subject, Train, Trained
 from benchmarks.machine import ROOT
 
 __all__ = ["SUBJECTS"]
@@ -42,7 +42,7 @@ def _load(name: str) -> LoadedModel:
     return load_model(request, open_source(request, Reporter(io.BytesIO())))
 
 
-def _minilm(seed: int, effort: Effort) -> Trained:
+def _minilm(seed: int, effort: Effort, train: Train) -> Trained:
     model = _load("minilm")
     tokenizer = Tokenizer.from_str(model.shared_files["tokenizer.json"].decode())
     lines = [line for line in SENTENCES.read_text("utf-8").splitlines() if line.strip()]
@@ -71,7 +71,7 @@ def _vectors(module: nn.Module, feeds: Sequence[dict[str, torch.Tensor]]) -> Arr
     return vectors
 
 
-def _efficientnet(seed: int, effort: Effort) -> Trained:
+def _efficientnet(seed: int, effort: Effort, train: Train) -> Trained:
     model = _load("efficientnet-lite0")
     settings = model.preprocessing
     assert isinstance(settings, ImagePreprocessing)  # the catalog's entry says so
@@ -94,13 +94,21 @@ def _logits(module: nn.Module, pixels: torch.Tensor) -> Array:
     return scores
 
 
-def _real(
-    name: str, metric: str, make: Callable[[int, Effort], Trained], variants: tuple[str, ...]
-) -> Subject:
+def _real(name: str, metric: str, make: Make, variants: tuple[str, ...]) -> Subject:
     return Subject(name, metric, "higher", make, variants, seeds=(0,))
 
 
 SUBJECTS = (
-    _real("MiniLM", "mean cosine with fp32", _minilm, (*TRANSFORMER, "int4 g32 nearest")),
-    _real("EfficientNet-Lite0", "top-1 agreement with fp32", _efficientnet, ("int8", "mixed")),
+    _real(
+        "MiniLM",
+        "mean cosine with fp32",
+        _minilm,
+        (*TRANSFORMER, "int4 g32 nearest", "int4 g32 gptq"),
+    ),
+    _real(
+        "EfficientNet-Lite0",
+        "top-1 agreement with fp32",
+        _efficientnet,
+        ("int8", "mixed", "mixed with an int8 head"),
+    ),
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
 
-__all__ = ["Effort", "Score", "Subject", "Trained", "pooled"]
+__all__ = ["Effort", "Loss", "Make", "Score", "Subject", "Train", "Trained", "pooled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,21 @@ class Trained:
     """What stands in the ``config.json`` beside the weights."""
 
 
+Loss = Callable[[nn.Module, int], torch.Tensor]
+"""From the model and the number of the step to the loss of its batch."""
+
+
+class Train(Protocol):
+    """Trains a module in place and leaves it in eval mode; it may know the outcome already."""
+
+    def __call__(self, module: nn.Module, loss: Loss, *, steps: int, rate: float) -> None:
+        """See `benchmarks.accuracy.training.train`."""
+
+
+Make = Callable[[int, Effort, Train], Trained]
+"""From the seed, how much to do, and what trains."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """One family."""
@@ -65,7 +81,7 @@ class Subject:
     """As it stands in the results."""
     metric: str
     better: Literal["higher", "lower"]
-    make: Callable[[int, Effort], Trained]
+    make: Make
     """Train with a seed, or load."""
     variants: tuple[str, ...]
     """Names of `benchmarks.accuracy.variants.VARIANTS` that apply."""

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from benchmarks.accuracy.digits import TRANSFORMER
-from benchmarks.accuracy.subject import Effort, Score, Subject, Trained
-from benchmarks.accuracy.training import batches, train
+from benchmarks.accuracy.subject import Effort, Make, Score, Subject, Train, Trained
+from benchmarks.accuracy.training import batches
 
 __all__ = ["SUBJECTS"]
 
@@ -151,10 +151,8 @@ def _gpt2() -> nn.Module:
     return Logits(GPT2LMHeadModel(config))
 
 
-def _classifier(
-    build: Callable[[], nn.Module], *, steps: int, rate: float
-) -> Callable[..., Trained]:
-    def make(seed: int, effort: Effort) -> Trained:
+def _classifier(build: Callable[[], nn.Module], *, steps: int, rate: float) -> Make:
+    def make(seed: int, effort: Effort, train: Train) -> Trained:
         known, judged = corpus().fold(PIECE, seed, most=MOST_PIECES)
         torch.manual_seed(seed)
         module = build()
@@ -179,7 +177,7 @@ def accuracy(module: nn.Module, judged: Pieces) -> Score:
     return Score(float((best == judged.labels).sum()), len(best))
 
 
-def _language_model(seed: int, effort: Effort) -> Trained:
+def _language_model(seed: int, effort: Effort, train: Train) -> Trained:
     known, judged = corpus().fold(WINDOW, seed, most=MOST_PIECES)
     torch.manual_seed(seed)
     module = _gpt2()

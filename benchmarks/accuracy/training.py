@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
+
+from benchmarks.accuracy.subject import Loss
 
 __all__ = ["batches", "train"]
 
 WARM_UP = 0.1
 """Part of the steps in which the learning rate rises."""
-Loss = Callable[[nn.Module, int], torch.Tensor]
-"""From the model and the number of the step to the loss of its batch."""
 
 
 def train(module: nn.Module, loss: Loss, *, steps: int, rate: float, decay: float = 0.05) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepseek_engine.prepare.quant.api import Calibration, Method, layers_of, quantize_module
-from deepseek_engine.prepare.quant.policy import KEEP, Policy, for_precision, uniform
+from deepseek_engine.prepare.quant.kinds import LayerType
+from deepseek_engine.prepare.quant.policy import KEEP, Policy, Rule, for_precision, mixed, uniform
 from deepseek_engine.prepare.quant.report import QuantizationReport
 from deepseek_engine.prepare.quant.writing import save_module
 from deepseek_engine.quant.checkpoint import DTYPES_OF_SCHEMES
@@ -42,13 +43,19 @@ def _small_groups() -> Policy:
     return uniform("int4-g32", embeddings="int8", head="int8", rest="bf16")
 
 
+def _with_int8_head() -> Policy:
+    return mixed().with_rules(Rule("int8", types=frozenset({LayerType.HEAD})))
+
+
 VARIANTS: Mapping[str, Variant] = {
     "int8": Variant(for_precision("int8")),
     "mixed": Variant(for_precision("mixed")),
+    "mixed with an int8 head": Variant(_with_int8_head()),
     "int4 nearest": Variant(for_precision("int4")),
     "int4 gptq": Variant(for_precision("int4"), "gptq"),
     "int4 awq": Variant(for_precision("int4"), "awq"),
     "int4 g32 nearest": Variant(_small_groups()),
+    "int4 g32 gptq": Variant(_small_groups(), "gptq"),
     "fp8": Variant(for_precision("fp8")),
 }
 """By the name that stands in the results; int4 has groups of 128 unless it says another number."""

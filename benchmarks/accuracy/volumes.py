@@ -9,8 +9,8 @@ from deepseek_engine.prepare.phantoms import Phantoms
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.accuracy.subject import Effort, Score, Subject, Trained
-from benchmarks.accuracy.training import batches, train
+from benchmarks.accuracy.subject import Effort, Score, Subject, Train, Trained
+from benchmarks.accuracy.training import batches
 
 __all__ = ["SUBJECTS"]
 
@@ -28,7 +28,7 @@ def _volumes(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return normal, torch.from_numpy(masks).long()
 
 
-def _make(seed: int, effort: Effort) -> Trained:
+def _make(seed: int, effort: Effort, train: Train) -> Trained:
     known, masks = _volumes(effort.steps(TRAINED), 100 + seed)
     judged, wanted = _volumes(effort.steps(JUDGED), 200 + seed)
     torch.manual_seed(seed)
