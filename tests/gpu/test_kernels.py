@@ -192,7 +192,7 @@ def cache_to_gpu(cache: Any) -> Any:
     return type(cache)(*map(to_gpu, cache.tensors))
 
 
-PAGED = {
+PAGED: dict[str, dict[str, Any]] = {
     "one": {"contexts": [1], "kv_heads": 1, "group": 1, "dim": 64, "block_size": 16},
     "llama": {"contexts": [4097, 33, 700], "kv_heads": 8, "group": 4, "dim": 128, "block_size": 16},
     "long": {"contexts": [30000], "kv_heads": 2, "group": 8, "dim": 128, "block_size": 16},
@@ -289,7 +289,7 @@ def test_rope_and_write(
     angles = torch.arange(500)[:, None] * 10000.0 ** -(torch.arange(0, rotary, 2) / rotary)
     slots = torch.randperm(64, generator=torch.Generator().manual_seed(1))[:33]
     slots[5] = -1
-    given = rows | {
+    given: dict[str, Any] = rows | {
         "positions": torch.arange(33) * 15,
         "slots": slots,
         "cos": angles.cos(),
@@ -301,8 +301,8 @@ def test_rope_and_write(
     for device in ("cuda", "cpu"):
         cache = PagedCache.allocate(4, 16, 3, dim, dtype=getattr(torch, cache_type), device=device,
                                     key_scale=0.02, value_scale=0.01)  # fmt: skip
-        moved = {name: value if value is None else value.to(device)
-                 for name, value in given.items()}  # fmt: skip
+        moved: dict[str, Any] = {name: value if value is None else value.to(device)
+                                 for name, value in given.items()}  # fmt: skip
         q = rope_and_write(**moved, cache=cache, interleaved=interleaved)
         found.append((q, *cache.gather(torch.arange(4, device=device), torch.float32)))
     # Numbers next to the border of two stored values may fall to either side of it.

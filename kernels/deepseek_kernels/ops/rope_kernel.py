@@ -64,8 +64,8 @@ def _turned(
         at = tl.where(turns, position, 0)
         known = (at >= 0) & (at < table)
         at = at * (ROTARY // 2) + i
-        c = tl.load(cos + at, mask=turns & known, other=float("nan"))
-        s = tl.load(sin + at, mask=turns & known, other=float("nan"))
+        c = tl.load(cos + at, mask=turns & known, other=float("nan")).to(tl.float32)
+        s = tl.load(sin + at, mask=turns & known, other=float("nan")).to(tl.float32)
         turned_first, turned_second = first * c - second * s, second * c + first * s
         # What is not turned would be NaN too and hide the largest number of an int8 row.
         first = tl.where(turns, turned_first, 0.0)

@@ -8,11 +8,12 @@ What a decoder calls is ``rope_and_write``. Its contract:
 
 * T rows, in the order of the step: ``q [T, heads, head_dim]``, ``k`` and ``v [T, kv_heads,
   head_dim]``; they may be slices of one projection (only the last axis has to be dense).
-* ``positions`` int64 [T] pick rows of the tables ``cos``, ``sin`` float32 ``[P, rotary / 2]``. How
-  frequencies are scaled is in the tables. The first ``rotary`` numbers of a head are rotated, in
-  pairs ``(i, i + rotary / 2)``, or ``(2i, 2i + 1)`` if interleaved; the others stay. A position
-  outside of the tables gives NaN, which fails its sequence and no other. Without tables nothing is
-  rotated.
+* ``positions`` int64 [T] pick rows of the tables ``cos``, ``sin`` ``[P, rotary / 2]`` of any float
+  type. How frequencies are scaled is in the tables. Where a step has made rows for its own tokens,
+  those are the tables, and positions are ``0 ... T - 1``. The first ``rotary`` numbers of a head
+  are rotated, in pairs ``(i, i + rotary / 2)``, or ``(2i, 2i + 1)`` if interleaved; the others
+  stay. A position outside of the tables gives NaN, which fails its sequence and no other. Without
+  tables nothing is rotated.
 * ``slots`` int64 [T]: block number times block size plus offset; -1 writes nothing, as for the
   padding of a recorded graph. On a GPU a slot beyond the cache writes nothing either; the host
   cannot look without waiting.
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from deepseek_kernels.errors import KernelArgumentError
-from deepseek_kernels.ops.elementwise import check_float, check_like
+from deepseek_kernels.ops.elementwise import FLOATS, check_float, check_like
 from deepseek_kernels.ops.paged_cache import PagedCache
 from deepseek_kernels.ops.rope_kernel import launch
 
@@ -60,7 +61,7 @@ def rope_and_write(
         cache: of the layer; changed.
         positions: int64 [T].
         slots: int64 [T].
-        cos: float32 ``[P, rotary / 2]``, or None for no rotation.
+        cos: ``[P, rotary / 2]``, or None for no rotation; float32 is best.
         sin: like cos.
         interleaved: pairs are neighbours.
         query_norm: ``[head_dim]``, or None; with it ``key_norm`` too.
@@ -130,7 +131,7 @@ def _rotate(wide: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, interleav
     half = cos.shape[1]
     known = (positions >= 0) & (positions < cos.shape[0])
     at = positions.clamp(0, max(0, cos.shape[0] - 1))
-    c, s = (torch.where(known[:, None], t[at], torch.nan)[:, None, :] for t in (cos, sin))
+    c, s = (torch.where(known[:, None], t[at].float(), torch.nan)[:, None] for t in (cos, sin))
     turned = wide[..., : 2 * half]
     pairs = (
         (turned[..., ::2], turned[..., 1::2])
@@ -215,7 +216,8 @@ def _check_tables(q: Tensor, cos: Tensor | None, sin: Tensor | None) -> None:
         return
     for name, table in (("cos", cos), ("sin", sin)):
         if (
-            table.dtype != torch.float32
+            table.dtype not in FLOATS
+            or table.dtype != cos.dtype
             or table.dim() != 2
             or table.shape != cos.shape
             or not 0 < 2 * table.shape[1] <= q.shape[2]
@@ -224,5 +226,5 @@ def _check_tables(q: Tensor, cos: Tensor | None, sin: Tensor | None) -> None:
         ):
             raise KernelArgumentError(
                 f"{name}: is {table.dtype} {list(table.shape)} on {table.device}; give contiguous "
-                f"float32 [positions, rotary / 2], rotary at most {q.shape[2]}, on {q.device}"
+                f"floats [positions, rotary / 2], rotary at most {q.shape[2]}, on {q.device}"
             )

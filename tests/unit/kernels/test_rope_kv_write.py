@@ -281,6 +281,15 @@ def test_without_norm_and_rotation_the_queries_are_given_back() -> None:
     assert cache.keys.any()
 
 
+@both
+def test_tables_of_16_bits_are_taken_as_they_are(run: Any) -> None:
+    case = Case()
+    given = case.arguments(case.empty())
+    rounded = {name: given[name].half() for name in ("cos", "sin")}
+    wide = {name: table.float() for name, table in rounded.items()}
+    assert torch.equal(run(**given | rounded), run(**given | wide))
+
+
 def test_no_tokens_write_nothing() -> None:
     case = Case(tokens=0)
     assert launch(**case.arguments(case.empty())).shape == (0, 4, 16)
