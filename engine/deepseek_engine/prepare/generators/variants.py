@@ -7,6 +7,7 @@ in the hub's form: ``config.json``, ``generation_config.json`` and safetensors.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,18 @@ class Kind:
 
 
 def _cpu(precision: Precision, policy: Policy, note: str, *, by_default: bool = True) -> Kind:
-    return Kind(precision, InstructionSet.ANY, policy, note, by_default)
+    return Kind(precision, InstructionSet.ANY, _with_positions(policy), note, by_default)
 
 
 def _cuda(precision: Precision, note: str, *, by_default: bool = False) -> Kind:
-    return Kind(precision, InstructionSet.CUDA, for_precision(precision), note, by_default)
+    policy = _with_positions(for_precision(precision))
+    return Kind(precision, InstructionSet.CUDA, policy, note, by_default)
+
+
+def _with_positions(policy: Policy) -> Policy:
+    """The same, with tables of learned positions as the rest: they are small, and added to all."""
+    rule = Rule(policy.default, names=r"re:(^|\.)(wpe|embed_positions)$")
+    return dataclasses.replace(policy, rules=(rule, *policy.rules))
 
 
 # What is not rounded to int8 keeps the type of the source: a processor gains nothing from less.

@@ -14,6 +14,7 @@ from deepseek_api.errors import DeepseekError
 from deepseek_api.manifest import Manifest, choose_variant, parse_manifest
 from deepseek_api.vocabulary import BackendName, InstructionSet, Precision
 from deepseek_engine.bundles import open_bundle
+from deepseek_engine.generation.weights import load_decoder
 from deepseek_engine.prepare.architectures import make_plan
 from deepseek_engine.prepare.events import Reporter
 from deepseek_engine.prepare.generators.tokenizers import byte_tokenizer
@@ -76,6 +77,7 @@ def test_every_architecture_has_a_small_one_with_random_weights(name: str, tmp_p
     for variant in manifest.variants:
         assert (variant.backend, variant.graph) == (BackendName.TORCH, f"{variant.id}/config.json")
         bundle.verify(variant)
+        assert load_decoder(folder / variant.id).limits.context == 1024
     kind: Any = AutoModelForCausalLM
     loaded = kind.from_pretrained(folder / "fp32", dtype=torch.float32)
     assert bool(torch.isfinite(loaded(torch.tensor([[1, 5, 9]])).logits).all())
