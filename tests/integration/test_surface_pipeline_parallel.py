@@ -75,8 +75,8 @@ def test_an_architecture_that_is_no_chain_of_layers_is_named(tmp_path: Path) -> 
         "library": "deepseek",
         "architecture": "3d-unet",
         "config": fields,
-        "inputs": [["voxels", "FP32", [-1, 1, -1, -1, -1]]],
-        "outputs": [["logits", "FP32", [-1, 2, -1, -1, -1]]],
+        "inputs": [["voxels", "FP32", [-1, 1, 4, 4, 4]]],
+        "outputs": [["logits", "FP32", [-1, 2, 4, 4, 4]]],
     }
     module = UNet3d(UNet3dConfig.from_fields(fields)).eval()
     torch_bundle(tmp_path / "m", description, module)

@@ -85,7 +85,9 @@ class ShardedBackend:
             EngineUnavailableError: a rank was lost; the batch can be sent again.
         """
         names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
-        given = {name: self._torch.from_numpy(array) for name, array in inputs.items()}
+        # torch takes no view of memory that may not be written, such as a request's.
+        owned = {n: a if a.flags.writeable else a.copy() for n, a in inputs.items()}
+        given = {name: self._torch.from_numpy(array) for name, array in owned.items()}
         fields = {"outputs": names}
         with self.group.step() as step, self._torch.inference_mode():
             step.command(self._command, fields, given)
