@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from deepseek_api.errors import SourceError
 
+from tests.support.exact_int8 import exact_session, products, saturates
 from tests.support.families import CONFIGS, VOCABULARY, Tiny, write_tiny
 
 if TYPE_CHECKING:
@@ -156,6 +157,18 @@ def test_served_answers_are_those_of_the_reference(made: Made) -> None:
         np.testing.assert_allclose(given[name], values, atol=ATOL, err_msg=name)
 
 
+def graph_feed(name: str) -> Answers:
+    """What a graph of a family reads, after preprocessing."""
+    ids = token_ids()
+    feeds: dict[str, Answers] = {
+        "gpt2": {"input_ids": ids},
+        "resnet": {"pixel_values": pixels()},
+        "vit": {"pixel_values": pixels()},
+        "unet3d": {"volume": voxels() / 500},
+    }
+    return feeds.get(name, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+
+
 def test_the_torch_variant_gives_the_same_numbers_as_the_graph(made: Made) -> None:
     from deepseek_engine.backends import BackendOptions, open_backend
     from deepseek_engine.bundles import open_bundle
@@ -167,14 +180,7 @@ def test_the_torch_variant_gives_the_same_numbers_as_the_graph(made: Made) -> No
         open_backend(bundle, bundle.manifest.variant(name), BackendOptions(threads=1))
         for name in ("fp32", "fp32-torch")
     )
-    feeds = {
-        "gpt2": {"input_ids": token_ids()},
-        "resnet": {"pixel_values": pixels()},
-        "vit": {"pixel_values": pixels()},
-        "unet3d": {"volume": voxels() / 500},
-    }
-    ids = token_ids()
-    feed = feeds.get(made.name, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    feed = graph_feed(made.name)
     answers = torch.run(feed)
     if "sentence_embedding" in {spec.name for spec in graph.outputs}:
         answers = {"sentence_embedding": answers["last_hidden_state"].mean(axis=1)}
@@ -194,6 +200,24 @@ def test_int8_answers_stay_close(made: Made) -> None:
             answers.append(next(iter(ask(engine).values())))
     assert cosines(*answers).min() > 0.98
     assert not np.array_equal(*answers)
+
+
+@pytest.mark.parametrize("made", sorted(CONFIGS.keys() - {"unet3d"}), indirect=True)
+def test_int8_of_either_range_stays_close_on_the_processors_that_it_is_for(made: Made) -> None:
+    from deepseek_engine.bundles import open_bundle
+    from deepseek_engine.prepare.measure import cosines
+
+    bundle, feed = open_bundle(made.bundle), graph_feed(made.name)
+    paths = {
+        name: bundle.path(bundle.manifest.variant(name).graph)
+        for name in ("fp32", "int8-avx2", "int8-vnni")
+    }
+    expected, paired, full = (exact_session(p).run(None, feed)[0] for p in paths.values())
+    assert cosines(expected, paired).min() > 0.98
+    assert cosines(expected, full).min() > 0.98
+    columns = dict(products(paths["int8-avx2"]))
+    assert columns
+    assert not any(map(saturates, columns.values()))
 
 
 def test_the_manifest_says_what_it_is(made: Made) -> None:
