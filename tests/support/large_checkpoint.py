@@ -8,7 +8,6 @@ SCALE 1 for the full size (13.5 GB on disk), 8 for an eighth of every width.
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import sys
 import time
@@ -69,8 +68,14 @@ def write(folder: Path, scale: int) -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has ever had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this program has ever had resident.
+
+    Not ``ru_maxrss``: a new program keeps what its parent had when it was started.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("the system does not tell the peak of a process")
 
 
 def main() -> None:

@@ -147,7 +147,7 @@ def test_bare_weights_can_be_named(tmp_path: Path, architecture: str, task: str,
     ("file", "reason", "words"),
     [
         ("weights.pt", "UnknownArchitecture", "architecture='minilm'"),
-        ("weights.gguf", "UnknownFormat", ".safetensors"),
+        ("weights.npz", "UnknownFormat", ".safetensors"),
         (None, "ModelNotFound", "catalog"),
     ],
     ids=["bare state dict", "unknown format", "no such file"],
