@@ -109,10 +109,11 @@ what weights and inputs lose by rounding, whatever computes with them afterwards
 - *metric kept* is the metric over the samples of all seeds, as a part of that of fp32; the range is
   that of the single seeds. For bits per byte it is fp32's bits by the variant's. Above 1 is
   chance: a few samples more on the right side.
-- *int8* has int8 weights and inputs, embeddings and convolutions int8, the rest bf16; *mixed* is
-  the rule of `adaptive_quantization`; *int4* has groups of 128 where K is at least 128. *int4* with
-  the method in parentheses is the better of GPTQ and AWQ. *fp8* computes with inputs rounded to
-  e4m3 too, in fp32 arithmetic: no processor has it.
+- *int8* has int8 weights in all layers and bf16 for the rest; linear layers round their inputs to
+  int8 too, convolutions do not (what that costs with graphs for processors stands under *Real
+  models*). *mixed* is the rule of `adaptive_quantization`. *int4* has groups of 128 where K is at
+  least 128; *int4* with a method in parentheses is the better of GPTQ and AWQ. *fp8* rounds the
+  inputs of linear layers to e4m3 too and computes in fp32: no processor has that type.
 - *tensor bytes* are those of a file without its header, *linear bytes* those of the layers that
   became int4, scales included; *off the policy's arithmetic* is what was written beside what the
   policy says before anything is rounded.
