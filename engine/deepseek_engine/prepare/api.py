@@ -42,7 +42,7 @@ __all__ = [
     "prepare_at",
 ]
 
-RECIPE_VERSION = 6
+RECIPE_VERSION = 7
 """Raised whenever the same source would yield a different bundle, so that caches are not reused."""
 
 MANIFEST = "manifest.json"
