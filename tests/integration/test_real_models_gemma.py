@@ -7,7 +7,7 @@ the Gemma Terms of Use); nothing of this project installs it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pydoc_data.topics import topics
 from typing import Any
@@ -36,8 +36,10 @@ PROMPTS = (
     "def fibonacci(n):\n",
     "Once upon a time, in a land far away,",
 )
+TEXTS = ("assignment", "specialnames", "types", "strings", "compound")
+"""Of the standard library's documentation."""
 TOKENS = 640
-"""Of a text of the standard library: more than the window of local layers, which is 512."""
+"""Of each: more than the window of local layers, which is 512."""
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +60,17 @@ def reference(bundle: OpenBundle) -> Any:
 
 
 @pytest.fixture(scope="module")
-def text(tokenizer: Tokenizer) -> list[int]:
-    found: list[int] = tokenizer.encode(topics["assignment"]).ids[:TOKENS]
-    assert len(found) == TOKENS
+def texts(tokenizer: Tokenizer) -> list[list[int]]:
+    found = [tokenizer.encode(topics[name]).ids[:TOKENS] for name in TEXTS]
+    assert {len(tokens) for tokens in found} == {TOKENS}
     return found
+
+
+@pytest.fixture(scope="module")
+def expected(reference: Any, texts: list[list[int]]) -> float:
+    """The reference's perplexity."""
+    with torch.inference_mode():
+        return perplexity((reference(torch.tensor([t])).logits[0, :-1] for t in texts), texts)
 
 
 def scores(
@@ -84,9 +93,12 @@ def scores(
         return model.forward(inputs, cache)
 
 
-def perplexity(found: torch.Tensor, tokens: Sequence[int]) -> float:
-    loss = torch.nn.functional.cross_entropy(found.float(), torch.tensor(tokens[1:]))
-    return math.exp(float(loss))
+def perplexity(found: Iterable[torch.Tensor], texts: Sequence[Sequence[int]]) -> float:
+    loss = torch.nn.functional.cross_entropy
+    losses = [
+        float(loss(s.float(), torch.tensor(t[1:]))) for s, t in zip(found, texts, strict=True)
+    ]
+    return math.exp(sum(losses) / len(losses))
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -109,11 +121,9 @@ def test_64_greedy_tokens_are_those_of_transformers(
 
 @pytest.mark.parametrize(("variant", "bound"), [("fp32", 0.001), ("int8", 0.02)])
 def test_the_perplexity_is_that_of_transformers(
-    variant: str, bound: float, bundle: OpenBundle, reference: Any, text: list[int]
+    variant: str, bound: float, bundle: OpenBundle, texts: list[list[int]], expected: float
 ) -> None:
     model = load_decoder(bundle.path(variant))
     cache = model.make_cache(TOKENS // BLOCK + 1, BLOCK)
-    found = perplexity(scores(model, cache, text, 0, range(TOKENS - 1)), text)
-    with torch.inference_mode():
-        expected = perplexity(reference(torch.tensor([text])).logits[0, :-1], text)
-    assert found == pytest.approx(expected, rel=bound)
+    found = (scores(model, cache, tokens, 0, range(TOKENS - 1)) for tokens in texts)
+    assert perplexity(found, texts) == pytest.approx(expected, rel=bound)

@@ -64,17 +64,28 @@ def _cuda(precision: Precision, note: str, *, by_default: bool = False) -> Kind:
 
 def _with_positions(policy: Policy) -> Policy:
     """The same, with tables of learned positions as the rest: they are small, and added to all."""
-    rule = Rule(policy.default, names=r"re:(^|\.)(wpe|embed_positions)$")
+    return _with_first(Rule(policy.default, names=r"re:(^|\.)(wpe|embed_positions)$"), policy)
+
+
+def _with_first(rule: Rule, policy: Policy) -> Policy:
+    """The same with one rule more; unlike a user's it may match nothing."""
     return dataclasses.replace(policy, rules=(rule, *policy.rules))
 
+
+# All linear layers in int8 raised the perplexity of Gemma 3 270M by 2.7 % over 3,200 tokens of the
+# standard library's documentation, and by 1.6 % without those that attention compares and averages.
+_ATTENTION_INPUTS = Rule(KEEP, names=r"re:(^|\.)([qkv]_proj|c_attn)$")
 
 # What is not rounded to int8 keeps the type of the source: a processor gains nothing from less.
 _CPU = (
     _cpu(Precision.FP32, for_precision(Precision.FP32), "Weights and arithmetic in fp32."),
     _cpu(
         Precision.INT8,
-        uniform("int8-dynamic", embeddings="int8", head="int8-dynamic"),
-        "Linear weights int8 by row with int8 activations by token, embeddings int8 by row.",
+        _with_first(
+            _ATTENTION_INPUTS, uniform("int8-dynamic", embeddings="int8", head="int8-dynamic")
+        ),
+        "Linear weights int8 by row with int8 activations by token, but for queries, keys and "
+        "values of attention; embeddings int8 by row.",
     ),
     _cpu(
         Precision.MIXED,

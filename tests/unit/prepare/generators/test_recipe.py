@@ -180,11 +180,13 @@ def test_what_is_made_follows_from_precision_and_device(case: str, tmp_path: Pat
         assert choose_variant(manifest, Precision(precision), sets).id in made
 
 
-def test_norms_and_biases_keep_their_type_beside_int8_on_a_processor(tmp_path: Path) -> None:
+def test_norms_biases_and_inputs_of_attention_stay_as_they_are_beside_int8(tmp_path: Path) -> None:
     folder, _ = prepare(tmp_path / "b", hub_folder(tmp_path / "hub").as_uri(), precisions=("int8",))
     expected = module_of("qwen2").state_dict()
     with Checkpoint(folder / "int8") as checkpoint:
-        for name in ("model.norm.weight", "model.layers.0.self_attn.q_proj.bias"):
+        assert "model.layers.0.self_attn.o_proj" in checkpoint.quantized_layers()
+        layer = "model.layers.0.self_attn"
+        for name in ("model.norm.weight", f"{layer}.q_proj.bias", f"{layer}.v_proj.weight"):
             assert torch.equal(checkpoint.read(name), expected[name])
 
 
