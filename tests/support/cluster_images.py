@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from deepseek_engine.prepare.api import RECIPE_VERSION
+
 from deploy.cluster.oci import File, write_image
 from deploy.images.__main__ import INPUTS_LABEL, local_name
 from deploy.images.tools import find_builder
@@ -106,7 +108,9 @@ def _load_prepared(kube: Kube, names: Sequence[str], weights: str) -> dict[str, 
 
 def prepared_image(name: str, weights: str) -> Bundle:
     """A catalog model as an image of this machine's store; prepared when it is not there."""
-    builder, reference = find_builder(), f"localhost/deepseek/bundle-{name}:{weights}"
+    # What another recipe made answers otherwise than what is prepared here and now.
+    tag = f"{weights}-recipe{RECIPE_VERSION}"
+    builder, reference = find_builder(), f"localhost/deepseek/bundle-{name}:{tag}"
     if builder.label(reference, _DIGEST_LABEL) is None:
         run_tool(
             *(sys.executable, "-m", "deepseek", "prepare", name),
