@@ -147,7 +147,7 @@ def test_bare_weights_can_be_named(tmp_path: Path, architecture: str, task: str,
     ("file", "reason", "words"),
     [
         ("weights.pt", "UnknownArchitecture", "architecture='minilm'"),
-        ("weights.npz", "UnknownFormat", ".safetensors"),
+        ("weights.h5", "UnknownFormat", ".safetensors"),
         (None, "ModelNotFound", "catalog"),
     ],
     ids=["bare state dict", "unknown format", "no such file"],
@@ -161,6 +161,13 @@ def test_a_path_that_cannot_be_used_says_what_is_missing(
         wanted_model(tmp_path / (file or "none.bin"), catalog=CATALOG)
     assert caught.value.reason == reason
     assert words in str(caught.value)
+
+
+def test_a_gguf_file_says_itself_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "small.gguf").touch()
+    wanted = wanted_model(tmp_path / "small.gguf", catalog=CATALOG)
+    assert wanted.request is not None
+    assert (wanted.request.name, wanted.request.entry) == ("small", {})
 
 
 def test_a_misspelt_catalog_name_is_corrected() -> None:
