@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,14 @@ from deepseek_api.manifest import Signature, TensorSpec
 from deepseek_api.processing import Postprocessing, Preprocessing
 from torch import nn
 
-from deepseek_engine.prepare.known import TASKS, UNET3D, Family, family_of, library_of
+from deepseek_engine.prepare.known import (
+    KNOWN_CONFIGS,
+    TASKS,
+    UNET3D,
+    Family,
+    family_of,
+    library_of,
+)
 from deepseek_engine.prepare.messages import PrepareRequest
 from deepseek_engine.prepare.sources import Source
 from deepseek_engine.prepare.state_dicts import StateDict, read_state_dict
@@ -22,6 +29,7 @@ __all__ = [
     "Family",
     "LoadedModel",
     "Plan",
+    "config_of",
     "load_model",
     "load_planned",
     "make_plan",
@@ -175,6 +183,28 @@ def make_plan(request: PrepareRequest, source: Source) -> Plan:
         random_weights=source.weights is None or request.random_weights,
         seed=source.seed if source.weights is None else request.seed,
     )
+
+
+def config_of(plan: Plan, model_types: Collection[str]) -> Mapping[str, Any]:
+    """The fields of a plan's ``config.json``, or those that are known by its name.
+
+    Args:
+        plan: what to load.
+        model_types: values of ``model_type`` that the caller can build; named when there are none.
+
+    Raises:
+        SourceError: the architecture is not known.
+    """
+    fields = plan.config or KNOWN_CONFIGS.get(plan.name)
+    if fields is None:
+        known = sorted(n for n, c in KNOWN_CONFIGS.items() if c["model_type"] in model_types)
+        raise SourceError(
+            f"The architecture '{plan.name}' is not known by name.",
+            hint=f"Known: {', '.join(known)}; others need a config.json beside the weights.",
+            code=ErrorCode.NOT_FOUND,
+            reason="UnknownArchitecture",
+        )
+    return fields
 
 
 def weights_of(source: Source) -> StateDict:

@@ -10,8 +10,7 @@ from deepseek_api.errors import ErrorCode, SourceError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
-from deepseek_engine.prepare.architectures.base import Plan
-from deepseek_engine.prepare.known import KNOWN_CONFIGS
+from deepseek_engine.prepare.architectures.base import Plan, config_of
 from deepseek_engine.prepare.state_dicts import StateDict
 
 
@@ -25,15 +24,7 @@ def build_config(plan: Plan, classes: Mapping[str, Any]) -> PreTrainedConfig:
     Raises:
         SourceError: the architecture is not known or not supported, or a field is wrong.
     """
-    fields = plan.config or KNOWN_CONFIGS.get(plan.name)
-    if fields is None:
-        known = sorted(n for n, c in KNOWN_CONFIGS.items() if c["model_type"] in classes)
-        raise SourceError(
-            f"The architecture '{plan.name}' is not known by name.",
-            hint=f"Known: {', '.join(known)}; others need a config.json beside the weights.",
-            code=ErrorCode.NOT_FOUND,
-            reason="UnknownArchitecture",
-        )
+    fields = config_of(plan, classes)
     model_type = str(fields.get("model_type"))
     if model_type not in classes:
         raise SourceError(

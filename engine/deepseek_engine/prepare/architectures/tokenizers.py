@@ -10,6 +10,22 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+def read_tokenizer(content: bytes) -> Tokenizer:
+    """The tokenizer of a published ``tokenizer.json``.
+
+    Raises:
+        SourceError: the file is no tokenizer.
+    """
+    try:
+        return Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises bare Exception
+        raise SourceError(
+            "The tokenizer.json beside the weights cannot be read.",
+            hint="Fetch it again from where the weights came.",
+            reason="TokenizerDamaged",
+        ) from error
+
+
 def serving_tokenizer(content: bytes, max_length: int) -> bytes:
     """A published tokenizer with its own padding switched off and truncation at ``max_length``.
 
@@ -18,14 +34,7 @@ def serving_tokenizer(content: bytes, max_length: int) -> bytes:
     Raises:
         SourceError: the file is no tokenizer.
     """
-    try:
-        tokenizer = Tokenizer.from_str(content.decode())
-    except Exception as error:  # the library raises bare Exception
-        raise SourceError(
-            "The tokenizer.json beside the weights cannot be read.",
-            hint="Fetch it again from where the weights came.",
-            reason="TokenizerDamaged",
-        ) from error
+    tokenizer = read_tokenizer(content)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return tokenizer.to_str().encode()

@@ -16,8 +16,8 @@ import torch
 from deepseek_api.errors import ErrorCode, SourceError
 from safetensors.torch import save_file
 
-from deepseek_engine.prepare.architectures.base import Plan, weights_of
-from deepseek_engine.prepare.known import GENERATORS, KNOWN_CONFIGS
+from deepseek_engine.prepare.architectures.base import Plan, config_of, weights_of
+from deepseek_engine.prepare.known import GENERATORS
 from deepseek_engine.prepare.sources import Source
 from deepseek_engine.quant.checkpoint import INDEX, SINGLE, Checkpoint
 
@@ -54,15 +54,7 @@ def lay_out(plan: Plan, source: Source, folder: Path) -> dict[str, Any]:
 
 
 def _config(plan: Plan) -> dict[str, Any]:
-    fields = plan.config or KNOWN_CONFIGS.get(plan.name)
-    known = sorted(n for n, c in KNOWN_CONFIGS.items() if c["model_type"] in GENERATORS)
-    if fields is None:
-        raise SourceError(
-            f"The architecture '{plan.name}' is not known by name.",
-            hint=f"Known: {', '.join(known)}; others need a config.json beside the weights.",
-            code=ErrorCode.NOT_FOUND,
-            reason="UnknownArchitecture",
-        )
+    fields = config_of(plan, GENERATORS)
     model_type = str(fields.get("model_type"))
     if model_type not in GENERATORS:
         raise SourceError(

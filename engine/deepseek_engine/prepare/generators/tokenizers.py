@@ -7,6 +7,7 @@ from typing import Any, Final
 from deepseek_api.errors import ErrorCode, SourceError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from deepseek_engine.prepare.architectures.tokenizers import read_tokenizer
 from deepseek_engine.prepare.sources import Source
 
 __all__ = ["TOKENIZER", "byte_tokenizer", "tokenizer_files"]
@@ -74,14 +75,7 @@ def byte_tokenizer(vocabulary_size: int) -> bytes:
 
 
 def _check(content: bytes, vocabulary_size: int) -> None:
-    try:
-        tokenizer = Tokenizer.from_str(content.decode())
-    except Exception as error:  # the library raises bare Exception
-        raise SourceError(
-            "The tokenizer.json beside the weights cannot be read.",
-            hint="Fetch it again from where the weights came.",
-            reason="TokenizerDamaged",
-        ) from error
+    tokenizer = read_tokenizer(content)
     highest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
     if vocabulary_size and highest >= vocabulary_size:
         raise SourceError(
