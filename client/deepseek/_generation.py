@@ -38,11 +38,9 @@ def settings_of(model: Model) -> GenerationSettings:
 def parallelism_of(model: Model) -> ParallelismConfig:
     """How a model is divided."""
     given = model.parallelism
-    return (
-        ParallelismConfig(tensor=given.tensor, pipeline=given.pipeline)
-        if given
-        else (ParallelismConfig())
-    )
+    if given is None:
+        return ParallelismConfig()
+    return ParallelismConfig(tensor=given.tensor, pipeline=given.pipeline)
 
 
 def adapters_of(model: Model) -> tuple[AdapterConfig, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from deepseek_api.errors import PrecisionError
 from deepseek_api.manifest import Variant, choose_variant
 from deepseek_api.vocabulary import InstructionSet, Precision
@@ -19,10 +20,11 @@ from deepseek_engine import hardware
 from deepseek_engine.backends import Backend, BackendOptions, open_backend
 from deepseek_engine.backends.devices import parse_device
 from deepseek_engine.bundles import OpenBundle, open_bundle
+from deepseek_engine.describing import described
 from deepseek_engine.generation.loaded import LoadedGenerator, load_generator
 from deepseek_engine.generation.opened import TASK
 from deepseek_engine.memory import check_memory, estimate_memory
-from deepseek_engine.messages import EngineConfig, ModelConfig, ModelInfo, ModelState
+from deepseek_engine.messages import EngineConfig, ModelConfig, ModelInfo
 from deepseek_engine.pools import Buffers
 from deepseek_engine.precision import choose_twin
 from deepseek_engine.tasks import Task, TaskContext, create_task
@@ -248,25 +250,13 @@ def device_sets(
 
 
 def _describe(model: ModelConfig, bundle: OpenBundle, variant: Variant, task: Task) -> ModelInfo:
-    manifest, interface = bundle.manifest, task.interface
-    return ModelInfo(
-        name=model.name,
-        state=ModelState.LOADING,
-        task=manifest.task,
-        model_type=model.model_type or manifest.model_type,
-        backend=variant.backend,
-        precision=variant.precision,
-        variant=variant.id,
-        digest=bundle.digest,
-        random_weights=manifest.random_weights,
+    interface = task.interface
+    return msgspec.structs.replace(
+        described(model, bundle, variant),
         max_batch_size=model.max_batch_size,
-        weight=model.weight,
-        memory_bytes=estimate_memory(variant),
         inputs=interface.inputs,
         alternative_inputs=interface.alternative_inputs,
         outputs=interface.outputs,
         default_outputs=interface.default_outputs,
         probe=interface.probe,
-        stage="opening",
-        progress=1.0,
     )

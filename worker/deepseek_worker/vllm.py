@@ -97,7 +97,8 @@ class VllmService(vllm_engine_pb2_grpc.VllmEngineServicer):
                 limits=self._limits,
                 start_tokens=call.info.generation.start_tokens if call.info.generation else (),
             )
-            answer = Answer(len(request.tokenized.input_ids) and len(asked.prompt))
+            # How many tokens a text has is known when the answer is complete.
+            answer = Answer(0 if isinstance(asked.prompt, str) else len(asked.prompt))
             with self._abortable(context, request.request_id) as ending:
                 async with contextlib.aclosing(self._answering.engine.generate(asked)) as chunks:
                     while (chunk := await ending.next_of(chunks)) is not None:

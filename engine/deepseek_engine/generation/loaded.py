@@ -11,15 +11,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from deepseek_api.manifest import Variant
 
 from deepseek_engine.backends import BackendOptions
 from deepseek_engine.bundles import OpenBundle
+from deepseek_engine.describing import described
 from deepseek_engine.generation import tensors
 from deepseek_engine.generation.opened import OpenedGenerator, open_generator
 from deepseek_engine.generation.requests import GenerationRequest, SamplingParameters
-from deepseek_engine.memory import estimate_memory
-from deepseek_engine.messages import ModelConfig, ModelInfo, ModelState
+from deepseek_engine.messages import ModelConfig, ModelInfo
 
 __all__ = ["LoadedGenerator", "load_generator", "warm_generator"]
 
@@ -42,22 +43,14 @@ def load_generator(
         DeviceError: the device is not available, or weights and cache do not fit.
     """
     opened = open_generator(bundle, variant, model, options)
-    manifest, info = bundle.manifest, opened.info
+    info = opened.info
     accepted = (tensors.TEXT_INPUT, tensors.TOKEN_INPUT) if info.text else (tensors.TOKEN_INPUT,)
     request, parameters = tensors.probe(info)
+    common = described(model, bundle, variant)
     return LoadedGenerator(
-        info=ModelInfo(
-            name=model.name,
-            state=ModelState.LOADING,
-            task=manifest.task,
-            model_type=model.model_type or manifest.model_type,
-            backend=variant.backend,
-            precision=variant.precision,
-            variant=variant.id,
-            digest=bundle.digest,
-            random_weights=manifest.random_weights,
-            weight=model.weight,
-            memory_bytes=estimate_memory(variant) + opened.cache_bytes,
+        info=msgspec.structs.replace(
+            common,
+            memory_bytes=common.memory_bytes + opened.cache_bytes,
             inputs=accepted[:1],
             alternative_inputs=tuple((spec,) for spec in accepted[1:]),
             outputs=tensors.OUTPUTS if info.text else tensors.OUTPUTS[1:],
@@ -65,8 +58,6 @@ def load_generator(
             probe=request,
             probe_parameters=parameters,
             generation=info,
-            stage="opening",
-            progress=1.0,
         ),
         opened=opened,
     )
